@@ -1,0 +1,82 @@
+# make            every program, into build/bin          make test    all tests; the last line counts them
+# make demo       ask a question about a real clip       make deps    the Debian packages this needs
+# make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
+# make bench | size | format | soak | clean              ARCH=x86-64-v3 builds for other machines than this one
+ARCH  ?= native
+SAN   ?=
+FUZZ_SECONDS ?= 20
+comma := ,
+B     ?= build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
+
+FOLDERS := core kernels kernels/cpu nn models train data weights
+MAINS   := $(wildcard $(FOLDERS:%=%/main_*.cpp))
+LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp)))
+TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
+BENCHES := $(wildcard bench/*.cpp)
+FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
+BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
+
+# No fast-math: only what lets loops vectorise without changing a value. Fused multiply-adds are written out where wanted.
+CXXFLAGS := -std=c++20 $(if $(SAN),-O1 -fno-omit-frame-pointer,-O3) -g -march=$(ARCH) -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math \
+            -Wall -Wextra -Wno-psabi -I. -MMD -MP $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all)
+LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
+
+PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev libstb-dev nlohmann-json3-dev doctest-dev
+FUZZ_PACKAGES := clang libclang-rt-14-dev
+SUDO := $(if $(filter 0,$(shell id -u)),,$(shell command -v sudo))
+
+all: $(BIN)
+
+# Installs what is missing when allowed to, else says the line to type.
+define install_packages
+@missing="$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || printf '%s ' $$p; done)"; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then echo "missing packages; as root: apt-get install -y $$missing" >&2; exit 1; fi; \
+echo "installing $$missing" >&2; \
+$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+endef
+deps: ; $(call install_packages,$(PACKAGES))
+deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
+
+test: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN)
+	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(B)/tests/all $(ARGS)
+demo: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@tests/demo.sh $(B)/bin
+bench: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) $(BENCHES:%.cpp=$(B)/%)
+	@for b in $(BENCHES:%.cpp=$(B)/%); do $$b || exit 1; done
+
+$(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) ; @rm -f $@ ; ar rcs $@ $^
+$(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
+define program
+$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)
+endef
+$(foreach m,$(MAINS),$(eval $(call program,$(m))))
+$(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $(link)
+$(BENCHES:%.cpp=$(B)/%): $(B)/%: $(B)/%.o $(B)/libmerv.a ; $(link)
+link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
+
+$(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@
+$(B)/core/version.o: CPPFLAGS += -DMERV_COMMIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
+$(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
+-include $(shell find $(B) -name '*.d' -not -path '*-*/*' 2>/dev/null)
+
+# Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
+FUZZ_FLAGS := -std=c++20 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
+FUZZ_LIB   := $(filter-out data/video.cpp core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp models/config.cpp models/tokenizer.cpp models/folder.cpp))
+$(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: tests/fuzz/%.cpp $(FUZZ_LIB) $(wildcard */*.h)
+	@mkdir -p $(@D) ; echo "fuzz target $@" ; clang++ $(FUZZ_FLAGS) $< $(FUZZ_LIB) -o $@
+fuzz: deps-fuzz
+	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
+	@for f in $(FUZZ:tests/fuzz/fuzz_%.cpp=%); do echo "fuzzing $$f for $(FUZZ_SECONDS) s"; mkdir -p build/fuzz/corpus/$$f; \
+	  build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/crash-$$f- -print_final_stats=0 -verbosity=0 \
+	    build/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
+soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+
+size: ; @tests/size.sh
+format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
+clean: ; rm -rf build
+.PHONY: all deps deps-fuzz test demo bench fuzz soak size format clean
+.DELETE_ON_ERROR:

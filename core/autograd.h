@@ -1,0 +1,40 @@
+// Reverse mode on a tape. Ops run when called and append one node each; execution order is a topological order, so
+// backward pops nodes in reverse and each saved activation is released the moment its node has run.
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+#include "core/tensor.h"
+
+namespace merv {
+
+class Tape {
+  public:
+    using Backward = std::function<void(const Tensor& dy)>;
+    static Tape& current();                     // of this thread
+    void record(const char* op, Slot out, Backward backward) { nodes_.push_back({op, std::move(out), std::move(backward)}); }
+    void backward(const Tensor& y, const Tensor& dy);   // d loss / d y = dy; empties the tape
+    size_t size() const { return nodes_.size(); }
+    void clear() { nodes_.clear(); }
+
+  private:
+    struct Node { const char* op; Slot out; Backward backward; };
+    std::vector<Node> nodes_;
+};
+
+bool recording();                               // off in inference: nothing is kept
+struct NoGrad {                                 // recording is off in scope
+    NoGrad();
+    ~NoGrad();
+    NoGrad(const NoGrad&) = delete;
+    NoGrad& operator=(const NoGrad&) = delete;
+
+  private:
+    bool saved_;
+};
+
+// The one call every op ends with: if recording and any input wants a gradient, y gets a slot and the tape a node. An
+// empty `backward` marks an op that has no gradient yet; a backward pass that reaches it throws and names it.
+Tensor record(const char* op, Tensor y, std::initializer_list<const Tensor*> inputs, Tape::Backward backward = {});
+
+}

@@ -1,0 +1,47 @@
+#include "core/flags.h"
+
+namespace merv {
+
+// Frozen once released: a renamed flag keeps its old name as an alias.
+std::span<const FlagSpec> flag_table() {
+    static const FlagSpec table[] = {
+        {"help", FlagSpec::boolean, "false", "", "show this text", 'h'},
+        {"version", FlagSpec::boolean, "false", "", "show the version and what it was built with"},
+        {"verbose", FlagSpec::boolean, "false", "", "say more on stderr", 'v'},
+        {"quiet", FlagSpec::boolean, "false", "", "say nothing on stderr but errors", 'q'},
+        {"print-config", FlagSpec::boolean, "false", "", "show every setting and where it came from, then stop"},
+
+        {"model", FlagSpec::text, nullptr, "DIR", "the model folder (docs/model-folder.md)", 'm', {"model-path"}},
+        {"video", FlagSpec::text, nullptr, "FILE", "a video, a GIF or a folder of frames"},
+        {"image", FlagSpec::text, nullptr, "FILE", "a still image, seen as a video of one repeated frame"},
+        {"prompt", FlagSpec::text, nullptr, "TEXT", "the question; repeat it to ask several about one clip", 'p', {}, true},
+        {"prompt-builder", FlagSpec::text, "auto", "NAME", "pure, llama2-chat, vicuna or raw; auto: the one the model was trained with"},
+        {"num-frames", FlagSpec::integers, nullptr, "N[,N..]", "frames per encoder; default: the model's"},
+        {"clip-start", FlagSpec::number, nullptr, "S", "first second to look at"},
+        {"clip-end", FlagSpec::number, nullptr, "S", "last second to look at"},
+        {"end-frame", FlagSpec::integer, nullptr, "N", "last frame to look at; replaces clip-start and clip-end"},
+        {"frames-fps", FlagSpec::number, nullptr, "F", "frames per second of a folder of frames"},
+        {"max-tokens", FlagSpec::integer, "512", "N", "longest answer, in tokens", 'n', {"max-new-tokens"}},
+        {"temperature", FlagSpec::number, "0", "T", "0: always the likeliest token; higher: more random", 0, {"temp"}},
+        {"top-k", FlagSpec::integer, "0", "K", "sample among the K likeliest tokens; 0: all"},
+        {"top-p", FlagSpec::number, "1", "P", "sample among the likeliest tokens of total probability P"},
+        {"min-p", FlagSpec::number, "0", "P", "drop tokens less likely than P times the likeliest"},
+        {"seed", FlagSpec::integer, "7", "N", "seed of everything random"},
+        {"device", FlagSpec::text, "auto", "NAME", "auto or cpu"},
+        {"threads", FlagSpec::integer, "0", "N", "processor threads; 0: all the machine offers", 't'},
+        {"fusion", FlagSpec::text, "code", "code|paper", "the mixing formula: the reference code's, or the paper's equation 2"},
+        {"lb-flip", FlagSpec::boolean, "false", "", "LanguageBind's random left-right flip, as in the reference code"},
+        {"json", FlagSpec::boolean, "false", "", "print one JSON object instead of the answer"},
+        {"dump", FlagSpec::text, nullptr, "FILE", "write every stage's tensors to a .safetensors file"},
+        {"show-fusion", FlagSpec::boolean, "false", "", "draw how much each encoder counts"},
+        {"shapes", FlagSpec::boolean, "false", "", "print one line per stage: shape, type, time, source file"},
+        {"dtype", FlagSpec::text, "f32", "TYPE", "number type: f32 for computing; f32 or bf16 for files to write"},
+
+        {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
+        {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
+        {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
+    };
+    return table;
+}
+
+}

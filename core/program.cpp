@@ -1,0 +1,37 @@
+#include "core/program.h"
+#include <new>
+#include "core/log.h"
+
+namespace merv {
+namespace {
+int report(const Flags& flags, Exit code, const std::string& what) {
+    log_text(Level::quiet, concat(flags.program(), ": error: ", what));
+    return int(code);
+}
+}
+
+int run_program(Flags& flags, int argc, const char* const* argv, const std::function<int()>& body) {
+    try {
+        if (!flags.parse(argc, argv)) return 0;
+        set_log_level(flags.on("quiet") ? Level::quiet : flags.on("verbose") ? Level::verbose : Level::normal);
+        return body();
+    } catch (const Error& e) {
+        return report(flags, e.code, e.what());
+    } catch (const std::bad_alloc&) {
+        return report(flags, Exit::no_memory, "out of memory");
+    } catch (const std::exception& e) {
+        return report(flags, Exit::runtime, e.what());
+    }
+}
+
+Device choose_device(const Flags& flags) {
+    const std::string name = flags.text("device");
+    if (name == "cpu" || name == "auto") {
+        if (name == "auto") say_verbose("device: cpu (this build has no other)");
+        return Device::cpu;
+    }
+    if (name.starts_with("cuda")) fail(Exit::device, "--device ", name, ": this build has no CUDA backend; use --device cpu");
+    fail(Exit::usage, "--device takes auto or cpu, not '", name, "'");
+}
+
+}
