@@ -1,0 +1,235 @@
+#include "data/transform.h"
+#include <omp.h>
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace merv {
+namespace {
+
+// One axis of Pillow's resize (libImaging/Resample.c): output i is sum_j weight[i * taps + j] * input[first[i] + j] / 2^22.
+struct Axis {
+    int taps = 0;                               // weights kept per output; unused ones are 0 and lie outside count
+    std::vector<int> first, count;
+    std::vector<int32_t> weight;
+};
+constexpr int kPrecision = 22;                  // Pillow's PRECISION_BITS
+
+double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
+double cubic(double x) {
+    constexpr double a = -0.5;
+    x = std::abs(x);
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+}
+
+Axis make_axis(int in, int out, Filter filter) {
+    const double scale = double(in) / out, widen = std::max(scale, 1.0);
+    const double support = (filter == Filter::bicubic ? 2.0 : 1.0) * widen, narrow = 1.0 / widen;
+    Axis a;
+    a.taps = 2 * int(std::ceil(support)) + 1;
+    a.first.resize(size_t(out)), a.count.resize(size_t(out)), a.weight.resize(size_t(out) * size_t(a.taps));
+    std::vector<double> w(static_cast<size_t>(a.taps));
+    for (int i = 0; i < out; i++) {
+        const double centre = (i + 0.5) * scale;
+        const int first = std::max(0, int(centre - support + 0.5)), count = std::min(in, int(centre + support + 0.5)) - first;
+        double sum = 0;
+        for (int j = 0; j < count; j++) {
+            const double x = (j + first - centre + 0.5) * narrow;
+            sum += w[size_t(j)] = filter == Filter::bicubic ? cubic(x) : triangle(x);
+        }
+        for (int j = 0; j < count; j++) {
+            const double v = sum != 0 ? w[size_t(j)] / sum : w[size_t(j)];
+            a.weight[size_t(i) * size_t(a.taps) + size_t(j)] = int32_t((v < 0 ? -0.5 : 0.5) + v * (1 << kPrecision));
+        }
+        a.first[size_t(i)] = first, a.count[size_t(i)] = count;
+    }
+    return a;
+}
+
+inline uint8_t to_byte(int32_t sum) { return uint8_t(std::clamp(sum >> kPrecision, 0, 255)); }
+
+// Rows of W pixels to rows of `out` pixels. Sixteen rows are turned into columns first, so that the sum over taps, whose
+// start differs from pixel to pixel, runs over sixteen rows at once.
+constexpr int kLanes = 16;
+void resize_rows(const uint8_t* x, int rows, int W, const Axis& axis, int out, uint8_t* y, std::vector<uint8_t>& columns) {
+    columns.resize(size_t(W) * 3 * kLanes);
+    for (int r0 = 0; r0 < rows; r0 += kLanes) {
+        const int lanes = std::min(kLanes, rows - r0);
+        for (int r = 0; r < lanes; r++) {
+            const uint8_t* row = x + size_t(r0 + r) * size_t(W) * 3;
+            for (int i = 0; i < W * 3; i++) columns[size_t(i) * kLanes + size_t(r)] = row[i];
+        }
+        for (int i = 0; i < out; i++) {
+            int32_t sum[3][kLanes];
+            for (auto& channel : sum) std::fill_n(channel, kLanes, 1 << (kPrecision - 1));
+            const int32_t* w = &axis.weight[size_t(i) * size_t(axis.taps)];
+            const uint8_t* p = &columns[size_t(axis.first[size_t(i)]) * 3 * kLanes];
+            for (int j = 0; j < axis.count[size_t(i)]; j++, p += 3 * kLanes)
+                for (int c = 0; c < 3; c++)
+                    for (int r = 0; r < kLanes; r++) sum[c][r] += w[j] * p[c * kLanes + r];
+            for (int r = 0; r < lanes; r++)
+                for (int c = 0; c < 3; c++) y[(size_t(r0 + r) * size_t(out) + size_t(i)) * 3 + size_t(c)] = to_byte(sum[c][r]);
+        }
+    }
+}
+
+// Columns: x holds input rows from `x_first` on, `n` bytes each.
+void resize_columns(const uint8_t* x, int x_first, int n, const Axis& axis, int out, uint8_t* y, std::vector<int32_t>& sum) {
+    for (int i = 0; i < out; i++, y += n) {
+        sum.assign(size_t(n), 1 << (kPrecision - 1));
+        int32_t* s = sum.data();
+        for (int j = 0; j < axis.count[size_t(i)]; j++) {
+            const int32_t w = axis.weight[size_t(i) * size_t(axis.taps) + size_t(j)];
+            const uint8_t* row = x + size_t(axis.first[size_t(i)] + j - x_first) * size_t(n);
+            for (int k = 0; k < n; k++) s[k] += w * row[k];
+        }
+        for (int k = 0; k < n; k++) y[k] = to_byte(s[k]);
+    }
+}
+
+void check_frames(const char* op, const Tensor& t) {
+    CHECK(t && t.dtype() == DType::u8 && t.shape().rank() == 4 && t.dim(-1) == 3 && t.numel() > 0, op, ": u8 (F, H, W, 3) expected, not ", t);
+    CHECK(t.dim(1) < (1 << 24) && t.dim(2) < (1 << 24), op, ": frames too large in ", t);
+}
+
+// Python's int(round(x / 2.0)): halves go to the even neighbour. May be negative.
+int half_even(int x) { return int(std::nearbyint(x / 2.0)); }
+
+using Table = std::array<std::array<float, 256>, 3>;    // [channel][byte]: the only 768 values normalisation can give
+Table normalized_bytes(std::array<float, 3> mean, std::array<float, 3> std) {
+    Table t;
+    for (size_t c = 0; c < 3; c++)
+        for (size_t v = 0; v < 256; v++) t[c][v] = (float(v) / 255.0f - mean[c]) / std[c];
+    return t;
+}
+
+}
+
+Tensor resize(const Tensor& frames, int height, int width, Filter filter) {
+    check_frames("resize", frames);
+    CHECK(height > 0 && width > 0, "resize: ", frames, " to ", height, " x ", width);
+    const int H = int(frames.dim(1)), W = int(frames.dim(2));
+    if (H == height && W == width) return frames;
+    const Axis rows = make_axis(H, height, filter), columns = make_axis(W, width, filter);
+    // only the input rows that some output row reads go through the horizontal pass
+    const int top = H == height ? 0 : rows.first.front(), bottom = H == height ? H : rows.first.back() + rows.count.back();
+    Tensor y({frames.dim(0), height, width, 3}, DType::u8);
+    const uint8_t* in = frames.data<uint8_t>();
+    uint8_t* out = y.data<uint8_t>();
+#pragma omp parallel
+    {
+        std::vector<uint8_t> narrow, lanes;
+        std::vector<int32_t> sums;
+#pragma omp for schedule(dynamic)
+        for (int64_t f = 0; f < frames.dim(0); f++) {
+            const uint8_t* x = in + f * H * W * 3 + int64_t(top) * W * 3;
+            uint8_t* to = out + f * height * width * 3;
+            if (W != width) {
+                narrow.resize(size_t(bottom - top) * size_t(width) * 3);
+                uint8_t* halfway = H == height ? to : narrow.data();
+                resize_rows(x, bottom - top, W, columns, width, halfway, lanes);
+                x = halfway;
+            }
+            if (H != height) resize_columns(x, top, width * 3, rows, height, to, sums);
+        }
+    }
+    return y;
+}
+
+Tensor prepare(const Tensor& frames, int size, Filter filter, Resize strategy, std::array<float, 3> mean, int short_side) {
+    check_frames("prepare", frames);
+    CHECK(size > 0 && short_side >= 0, "prepare: size ", size, ", short side ", short_side);
+    const int64_t F = frames.dim(0);
+    std::array<uint8_t, 3> fill{};              // outside the picture a crop shows black, as torchvision's does
+    Tensor x = frames;
+    if (strategy == Resize::letterbox) {        // LetterboxPad: an odd difference leaves the square one pixel short
+        std::array<uint8_t, 3> colour;
+        for (size_t c = 0; c < 3; c++) colour[c] = uint8_t(std::clamp(double(mean[c]) * 255, 0.0, 255.0));
+        const int H = int(x.dim(1)), W = int(x.dim(2)), side = std::max(H, W), left = (side - W) / 2, top = (side - H) / 2;
+        Tensor padded({F, H + 2 * top, W + 2 * left, 3}, DType::u8);
+        for (int64_t i = 0; i < padded.numel(); i++) padded.data<uint8_t>()[i] = colour[size_t(i % 3)];
+        for (int64_t f = 0; f < F; f++)
+            for (int r = 0; r < H; r++)
+                std::memcpy(padded.data<uint8_t>() + ((f * padded.dim(1) + top + r) * padded.dim(2) + left) * 3, x.data<uint8_t>() + (f * H + r) * W * 3, size_t(W) * 3);
+        x = padded;
+    }
+    if (strategy == Resize::naive) x = resize(x, size, size, filter);
+    else {                                      // torchvision: the long side is truncated
+        const int64_t H = x.dim(1), W = x.dim(2), s = short_side ? short_side : size;
+        x = W <= H ? resize(x, int(s * H / W), int(s), filter) : resize(x, int(s), int(s * W / H), filter);
+    }
+    const int H = int(x.dim(1)), W = int(x.dim(2)), top = half_even(H - size), left = half_even(W - size);
+    Tensor y({F, 3, size, size}, DType::u8);
+    const uint8_t* in = x.data<uint8_t>();
+    uint8_t* out = y.data<uint8_t>();
+#pragma omp parallel for schedule(static)
+    for (int64_t f = 0; f < F; f++)
+        for (int r = 0; r < size; r++)
+            for (int c = 0; c < 3; c++) {
+                uint8_t* to = out + ((f * 3 + c) * size + r) * size;
+                const bool inside = r + top >= 0 && r + top < H;
+                const uint8_t* from = in + ((f * H + (inside ? r + top : 0)) * W) * 3 + c;
+                for (int i = 0; i < size; i++) to[i] = inside && i + left >= 0 && i + left < W ? from[(i + left) * 3] : fill[size_t(c)];
+            }
+    return y;
+}
+
+Tensor normalize(const Tensor& pixels, std::array<float, 3> mean, std::array<float, 3> std) {
+    CHECK(pixels && pixels.dtype() == DType::u8 && pixels.shape().rank() == 4 && pixels.dim(1) == 3, "normalize: u8 (F, 3, S, S) expected, not ", pixels);
+    const Table table = normalized_bytes(mean, std);
+    Tensor y(pixels.shape());
+    const uint8_t* in = pixels.data<uint8_t>();
+    float* out = y.data<float>();
+    const int64_t plane = pixels.dim(2) * pixels.dim(3), planes = pixels.dim(0) * 3;
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < planes; p++)
+        for (int64_t i = p * plane; i < (p + 1) * plane; i++) out[i] = table[size_t(p % 3)][in[i]];
+    return y;
+}
+
+Tensor languagebind_pixels(const Tensor& frames, int size) {
+    check_frames("languagebind_pixels", frames);
+    CHECK(size > 0, "languagebind_pixels: size ", size);
+    const int H = int(frames.dim(1)), W = int(frames.dim(2));
+    // ShortSideScale in Python's doubles, long side floored; CenterCropVideo
+    const int h = W < H ? int(std::floor(double(H) / W * size)) : size, w = W < H ? size : int(std::floor(double(W) / H * size));
+    struct Tap { int low, high; float w_low, w_high; };     // torch's bilinear: two neighbours, position in f32
+    auto taps = [size](int in, int out) {
+        const int first = half_even(out - size);
+        const float scale = float(in) / float(out);
+        std::vector<Tap> t;
+        for (int i = first; i < first + size; i++) {
+            const float s = in == out ? float(i) : std::max(0.0f, scale * (float(i) + 0.5f) - 0.5f);
+            const int low = std::min(int(s), in - 1);
+            const float high = std::min(std::max(s - float(low), 0.0f), 1.0f);
+            t.push_back({low, low + (low < in - 1), 1.0f - high, high});
+        }
+        return t;
+    };
+    const std::vector<Tap> rows = taps(H, h), columns = taps(W, w);
+    const Table table = normalized_bytes({0.48145466f, 0.4578275f, 0.40821073f}, {0.26862954f, 0.26130258f, 0.27577711f});
+    Tensor y({frames.dim(0), 3, size, size});
+    const uint8_t* in = frames.data<uint8_t>();
+    float* out = y.data<float>();
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t f = 0; f < frames.dim(0); f++)
+        for (int r = 0; r < size; r++) {
+            const Tap v = rows[size_t(r)];
+            const uint8_t *above = in + (f * H + v.low) * W * 3, *below = in + (f * H + v.high) * W * 3;
+            for (size_t c = 0; c < 3; c++) {
+                const std::array<float, 256>& value = table[c];
+                float* to = out + ((f * 3 + int64_t(c)) * size + r) * size;
+                for (int i = 0; i < size; i++) {
+                    const Tap u = columns[size_t(i)];
+                    const size_t a = size_t(u.low) * 3 + c, b = size_t(u.high) * 3 + c;
+                    const float upper = u.w_low * value[above[a]] + u.w_high * value[above[b]];
+                    const float lower = u.w_low * value[below[a]] + u.w_high * value[below[b]];
+                    to[i] = v.w_low * upper + v.w_high * lower;
+                }
+            }
+        }
+    return y;
+}
+
+}

@@ -1,0 +1,17 @@
+// Rotary position embedding, half rotation (Hugging Face's pairing of d with d + D/2):
+//   y[d] = x[d] cos - x[d + D/2] sin      y[d + D/2] = x[d + D/2] cos + x[d] sin      angle of pair d at position p: cos[p][d]
+#pragma once
+#include "core/tensor.h"
+
+namespace merv::kernels {
+
+struct RopeFwd {
+    Tensor y;                                   // out: (N, H, D) f32; may be x
+    Tensor x;                                   // (N, H, D) f32
+    Tensor cos, sin;                            // (P, D/2) f32: one row per position
+    int64_t start = 0;                          // row n has position start + n
+};
+namespace cpu { void rope(const RopeFwd&); }
+inline void rope(const RopeFwd& a) { cpu::rope(a); }
+
+}

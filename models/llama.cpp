@@ -1,0 +1,94 @@
+#include "models/llama.h"
+#include <algorithm>
+#include <cmath>
+
+namespace merv {
+
+LlamaLayer::LlamaLayer(const LlamaConfig& c)
+    : input_norm(c.width, c.eps), post_norm(c.width, c.eps), q(c.width, int64_t(c.heads) * c.head_dim, false), k(c.width, int64_t(c.kv_heads) * c.head_dim, false),
+      v(c.width, int64_t(c.kv_heads) * c.head_dim, false), o(int64_t(c.heads) * c.head_dim, c.width, false), gate(c.width, c.mlp, false),
+      up(c.width, c.mlp, false), down(c.mlp, c.width, false), heads(c.heads), kv_heads(c.kv_heads), head_dim(c.head_dim) {}
+
+Tensor LlamaLayer::operator()(const Tensor& x, KvCache& cache, size_t layer) const {
+    const int64_t N = x.dim(0), start = cache.length, end = start + N;
+    const Tensor n = input_norm(x);                                                                     // (N, C)
+    const Tensor rq = nn::rope(q(n).reshape({N, heads, head_dim}), cache.cos, cache.sin, start);        // (N, H, D)
+    const Tensor rk = nn::rope(k(n).reshape({N, kv_heads, head_dim}), cache.cos, cache.sin, start);     // (N, Hkv, D)
+    cache.k[layer].slice(start, end).copy_from(rk.reshape({N, int64_t(kv_heads) * head_dim}));
+    cache.v[layer].slice(start, end).copy_from(v(n));
+    const Tensor a = nn::attention({.q = rq.reshape({N, int64_t(heads) * head_dim}), .k = cache.k[layer], .v = cache.v[layer],
+                                    .queries = nn::Layout::contiguous(1, N), .keys = nn::Layout::contiguous(1, end),
+                                    .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (N, H D)
+    const Tensor h = o(a, {.residual = x});                                                             // (N, C)
+    const Tensor m = post_norm(h);                                                                      // (N, C)
+    return down(gate(m, {.act = nn::Act::silu, .gate = up(m)}), {.residual = h});                       // (N, C)
+}
+
+Llama::Llama(const LlamaConfig& c) : config(c), embed_tokens(Tensor::declare({c.vocab, c.width})), layers(size_t(c.layers)), norm(c.width, c.eps) {
+    for (LlamaLayer& l : layers) l = LlamaLayer(c);
+    if (!c.tied) lm_head = nn::Linear(c.width, c.vocab, false);
+}
+
+KvCache Llama::cache(int64_t capacity) const {
+    MemTag tag("kv cache");
+    KvCache cache;
+    for (size_t i = 0; i < layers.size(); i++) {
+        cache.k.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim});
+        cache.v.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim});
+    }
+    std::tie(cache.cos, cache.sin) = rope_tables(config, capacity);
+    return cache;
+}
+
+Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::gather_rows(embed_tokens, from_ints(ids)); }
+
+Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
+    CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),
+          "llama: input ", embeds, " at position ", cache.length, " of ", cache.capacity());
+    Tensor x = embeds;                                                                                  // (N, C)
+    for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, cache, i);
+    cache.length += x.dim(0);
+    return x;
+}
+
+Tensor Llama::logits(const Tensor& hidden) const {
+    return nn::linear(norm(hidden), lm_head ? lm_head.weight : embed_tokens, {});                       // (N, V)
+}
+
+std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
+    const int64_t half = c.head_dim / 2;
+    Tensor cos({positions, half}), sin({positions, half});
+    for (int64_t d = 0; d < half; d++) {
+        // rounded to f32 where Hugging Face's modeling_rope_utils rounds, so that the angles are the same numbers
+        float frequency = 1.0f / float(std::pow(c.theta, double(float(2 * d) / float(c.head_dim))));
+        if (c.rope_type == "linear") frequency /= float(c.rope_factor);
+        if (c.rope_type == "llama3") {
+            const double wavelength = 2 * 3.141592653589793 / frequency, old = c.original_max_positions;
+            if (wavelength > old / c.low_freq_factor) frequency /= float(c.rope_factor);
+            else if (wavelength >= old / c.high_freq_factor) {
+                const float smooth = float((old / wavelength - c.low_freq_factor) / (c.high_freq_factor - c.low_freq_factor));
+                frequency = (1 - smooth) * frequency / float(c.rope_factor) + smooth * frequency;
+            }
+        }
+        for (int64_t p = 0; p < positions; p++) {
+            const double angle = double(float(p) * frequency);
+            cos.data<float>()[p * half + d] = float(std::cos(angle));
+            sin.data<float>()[p * half + d] = float(std::sin(angle));
+        }
+    }
+    return {cos, sin};
+}
+
+std::vector<int32_t> generate(const Llama& llm, KvCache& cache, Tensor logits, const GenerateOptions& o, const std::function<bool(int32_t)>& on_token) {
+    std::vector<int32_t> ids;
+    while (int64_t(ids.size()) < o.max_tokens) {
+        const int32_t id = sample(std::span(logits.data<float>(), size_t(logits.numel())), o.sampling, ids.size());
+        ids.push_back(id);
+        if (on_token && !on_token(id)) break;
+        if (std::find(o.stop.begin(), o.stop.end(), id) != o.stop.end() || cache.length == cache.capacity()) break;
+        if (int64_t(ids.size()) < o.max_tokens) logits = llm.logits(llm.forward(llm.embed(std::span(&id, 1)), cache));
+    }
+    return ids;
+}
+
+}

@@ -1,0 +1,210 @@
+#include "models/load.h"
+#include <algorithm>
+#include <filesystem>
+#include "core/log.h"
+#include "core/memory.h"
+#include "weights/checkpoint.h"
+
+namespace merv {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One file (or set of shards) and the parameters it must bring.
+struct Source {
+    std::string what;                           // "the dinov2 encoder"
+    Checkpoint file;
+    std::vector<Wanted> wanted;
+    std::vector<std::string> known_unused;
+
+    size_t bytes() const {                      // as they will lie in memory: f16 is widened
+        size_t n = 0;
+        for (const Wanted& w : wanted)
+            if (file.has(w.name)) {
+                const TensorEntry& e = file.entry(w.name);
+                n += (e.end - e.begin) * (e.dtype == "F16" ? 2 : 1);
+            }
+        return n;
+    }
+};
+
+// All parameters of a module; those it does not compute with may be in the file or not.
+template <class M, class Used> void want(Source& s, M& module, Used used, const std::string& prefix = "") {
+    nn::for_each_parameter(module, [&](const std::string& name, Tensor& t) {
+        if (used(name)) s.wanted.push_back({prefix + name, &t});
+        else s.known_unused.push_back(prefix + name);
+    });
+}
+auto all = [](const std::string&) { return true; };
+
+Source encoder_source(Encoder& e, const std::string& folder) {
+    Source s{"the " + e.name + " encoder", Checkpoint::open(folder), {}, {}};
+    if (auto* vit = std::get_if<Vit>(&e.model)) {
+        const bool timm = vit->config.names == VitConfig::Names::timm;
+        s.file.strip_prefix({"visual.trunk.", "vision_model.", "model."}, timm ? "patch_embed.proj.weight" : "embeddings.class_embedding");
+        s.known_unused = timm ? std::vector<std::string>{"head.*", "fc_norm.*", "norm.*", "attn_pool.*", "mask_token", "text.*", "logit_scale", "logit_bias"}
+                              : std::vector<std::string>{"post_layernorm.*", "visual_projection.*", "text_model.*", "text_projection.*", "logit_scale"};
+        want(s, *vit, [&](const std::string& p) { return vit->uses(p); });
+    } else {
+        s.file.strip_prefix({"vivit.", "model."}, "embeddings.cls_token");
+        s.known_unused = {"classifier.*", "pooler.*"};
+        want(s, std::get<Vivit>(e.model), all);
+    }
+    return s;
+}
+
+Source llm_source(Llama& llm, const std::string& folder) {
+    Source s{"the language model", Checkpoint::open(folder), {}, {"*.rotary_emb.inv_freq"}};
+    const bool bare = !s.file.has("model.embed_tokens.weight") && s.file.has("embed_tokens.weight");    // a LlamaModel saved without its head's wrapper
+    want(s, llm, all);
+    for (Wanted& w : s.wanted) if (bare && w.name.starts_with("model.")) w.name = w.name.substr(6);
+    if (llm.config.tied) s.known_unused.push_back("lm_head.weight");
+    return s;
+}
+
+// Bytes that live while an encoder runs: its widest block (x, norm, q k v, heads, sum; or x, norm, fc1, sum) and the pixels.
+size_t activation_bytes(const Encoder& e) {
+    auto block = [](int64_t tokens, int64_t width, int64_t mlp) { return size_t(tokens * std::max(7 * width, 3 * width + mlp) * 4); };
+    const size_t pixels = size_t(e.frames) * 3 * size_t(e.image) * size_t(e.image) * (e.normalises_first ? 8 : 6);
+    if (const auto* v = std::get_if<Vivit>(&e.model)) return block(v->positions.dim(1), v->config.width, v->config.mlp) + pixels;
+    const VitConfig& c = std::get<Vit>(e.model).config;
+    return block(int64_t(e.frames) * (c.grid() * c.grid() + c.prefix()), c.width, c.mlp) + pixels;
+}
+
+MemoryPlan plan(const Merv& m, const std::vector<Source>& sources, int64_t tokens) {
+    MemoryPlan p;
+    for (const Source& s : sources) p.rows.emplace_back("weights of " + s.what, s.bytes());
+    const LlamaConfig& l = m.llm.config;
+    const int64_t length = std::min<int64_t>(m.visual_tokens() + tokens, l.max_positions);
+    p.rows.emplace_back("kv cache", size_t(length * l.layers * 2 * l.kv_heads * l.head_dim * 4));
+    size_t widest = size_t(length * std::max<int64_t>(8 * l.width, 4 * l.width + 2 * l.mlp) * 4);
+    for (const Encoder& e : m.encoders) widest = std::max(widest, activation_bytes(e));
+    p.rows.emplace_back("activations", widest + size_t(int64_t(m.encoders.size()) * m.visual_tokens() * l.width * 8));
+    return p;
+}
+
+// --num-frames in place of the folder's; what does not fit is the user's mistake, not the folder's.
+void override_frames(MervConfig& c, const std::vector<int64_t>& frames) {
+    if (frames.empty()) return;
+    const size_t E = c.video_backbone_ids.size();
+    if (frames.size() != 1 && frames.size() != E) fail(Exit::usage, "--num-frames: ", frames.size(), " numbers for ", E, " encoders; give one for all or one each");
+    for (size_t i = 0; i < E; i++) {
+        const int64_t n = frames[frames.size() == 1 ? 0 : i];
+        if (n < 1 || n > 4096) fail(Exit::usage, "--num-frames: ", n, " frames; 1 to 4096 are possible");
+        c.num_frames[i] = int(n);
+    }
+    for (int n : c.num_frames) if (c.most_frames() % n) fail(Exit::usage, "--num-frames: ", n, " does not divide ", c.most_frames(), ", so its frames would not be evenly spread");
+}
+
+void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& options) {
+    Merv& merv = loaded.merv;
+    require_memory(plan(merv, sources, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
+    MemTag tag("weights");
+    for (Source& s : sources) {
+        load_strict(s.file, s.wanted, s.known_unused, s.what);
+        for (const Wanted& w : s.wanted) loaded.weight_bytes += w.tensor->bytes(), loaded.parameters += w.tensor->numel();
+    }
+    for (Encoder& e : merv.encoders) if (auto* vit = std::get_if<Vit>(&e.model)) vit->prepare();
+}
+
+Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
+    const std::string path = folder + "/tokenizer.model";
+    if (!fs::exists(path))
+        fail(Exit::bad_weights, folder, ": no tokenizer.model", fs::exists(folder + "/tokenizer.json") ? " (a tokenizer.json alone is not readable yet)" : "",
+             "; copy it from the language model's original folder");
+    Tokenizer t = Tokenizer::load(path);
+    if (llm.vocab < t.size()) fail(Exit::bad_weights, path, ": ", t.size(), " pieces, but the language model has ", llm.vocab, " rows; they belong to different models");
+    return t;
+}
+
+}
+
+std::string encoder_name(const std::string& id) {
+    for (const char* name : {"languagebind", "dinov2", "vivit", "siglip"}) if (id.starts_with(name)) return name;
+    fail(Exit::bad_weights, "video backbone '", id, "' is unknown");
+}
+
+EncoderConfig read_encoder_config(const std::string& id, const std::string& folder) {
+    const std::string name = encoder_name(id);
+    if (name == "languagebind") return read_languagebind_config(folder);
+    if (name == "vivit") return read_vivit_config(folder);
+    return read_timm_config(folder);
+}
+
+Merv build(const MervParts& parts) {
+    Merv m;
+    m.config = parts.config;
+    for (size_t i = 0; i < parts.encoders.size(); i++) {
+        Encoder e;
+        e.id = m.config.video_backbone_ids[i], e.name = encoder_name(e.id);
+        e.frames = m.config.num_frames[i], e.image = m.config.image_size[i];
+        std::visit([&](const auto& c) { require_fit(m.config, i, c); }, parts.encoders[i]);
+        if (const auto* c = std::get_if<VivitConfig>(&parts.encoders[i])) {
+            e.model = Vivit(*c), e.filter = Filter::bilinear, e.mean = e.std = {0.5f, 0.5f, 0.5f};
+        } else if (const auto* l = std::get_if<LanguageBindConfig>(&parts.encoders[i])) {
+            e.model = Vit(VitConfig::from(*l, e.image)), e.normalises_first = true, e.per_frame = !l->add_time_attn;
+        } else {
+            e.model = Vit(VitConfig::from(std::get<TimmConfig>(parts.encoders[i]), e.image)), e.per_frame = true;
+            if (e.name == "dinov2") e.mean = {0.485f, 0.456f, 0.406f}, e.std = {0.229f, 0.224f, 0.225f};
+            else e.mean = e.std = {0.5f, 0.5f, 0.5f};
+        }
+        m.projectors.emplace_back(m.config.arch, m.config.grid(), e.width(), parts.llm.width);
+        if (i > 0 && e.times() != m.encoders[0].times())
+            fail(Exit::bad_weights, m.config.path, ": the encoders' features have different lengths: ", m.encoders[0].name, " ", m.encoders[0].times(), " frames, ", e.name, " ",
+                 e.times(), "; choose num_frames so that they agree (ViViT halves its own)");
+        m.encoders.push_back(std::move(e));
+    }
+    if (parts.fusion_width) m.fusion = Fusion(parts.fusion_width, parts.llm.width);
+    m.llm = Llama(parts.llm);
+    return m;
+}
+
+LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
+    if (!fs::is_directory(folder)) fail(Exit::bad_weights, folder, fs::exists(folder) ? ": is not a folder" : ": no such folder", "; give a MERV folder (docs/model-folder.md)");
+    LoadedModel loaded;
+    Merv& m = loaded.merv;
+    std::vector<Source> sources;                // they point into loaded.merv, which stays where it is
+    if (!fs::exists(folder + "/llm") && fs::exists(folder + "/tokenizer.model")) {      // a language model alone
+        MervParts parts{.llm = read_llama_config(folder)};
+        m = build(parts);
+        m.tokenizer = load_tokenizer(folder, parts.llm);
+        sources.push_back(llm_source(m.llm, folder));
+        bind(loaded, sources, options);
+        return loaded;
+    }
+    MervParts parts{.config = read_merv_config(folder + "/config.json"), .llm = read_llama_config(folder + "/llm")};
+    MervConfig& c = parts.config;
+    override_frames(c, options.num_frames);
+    const size_t used = !options.vision ? 0 : c.feature_fusion == "first" ? 1 : c.video_backbone_ids.size();
+    auto part_folder = [&](size_t i) { return folder + "/encoders/" + c.video_backbone_ids[i]; };
+    for (size_t i = 0; i < used; i++) {
+        if (!fs::is_directory(part_folder(i))) fail(Exit::bad_weights, part_folder(i), ": no such folder; link the encoder's own folder there");
+        parts.encoders.push_back(read_encoder_config(c.video_backbone_ids[i], part_folder(i)));
+    }
+    Source own{"the projectors and the fusion", used ? Checkpoint::open(folder) : Checkpoint{}, {}, {}};
+    if (used > 1) {
+        if (!own.file.has("feature_fusion.Q"))
+            fail(Exit::bad_weights, own.file.path(), ": no feature_fusion.Q, but '", c.feature_fusion, "' mixes ", used, " encoders; this file belongs to another model");
+        const TensorEntry& q = own.file.entry("feature_fusion.Q");
+        if (q.shape.size() != 2 || q.shape[0] != 1 || q.shape[1] < 1) fail(Exit::bad_weights, own.file.path(), ": feature_fusion.Q is not a row (1, width)");
+        parts.fusion_width = q.shape[1];
+    } else {
+        own.known_unused = {"feature_fusion.*", "projectors.*"};
+    }
+    try {
+        m = build(parts);
+    } catch (const Error& e) {
+        if (options.num_frames.empty() || e.code != Exit::bad_weights) throw;
+        fail(Exit::usage, "--num-frames does not suit this model: ", e.what());
+    }
+    m.tokenizer = load_tokenizer(folder + "/llm", parts.llm);
+    for (size_t i = 0; i < used; i++) sources.push_back(encoder_source(m.encoders[i], part_folder(i)));
+    for (size_t i = 0; i < used; i++) want(own, m.projectors[i], all, "projectors." + std::to_string(i) + ".");
+    want(own, m.fusion, [&](const std::string& p) { return m.fusion.uses(p); }, "feature_fusion.");
+    if (used) sources.push_back(std::move(own));
+    sources.push_back(llm_source(m.llm, folder + "/llm"));
+    bind(loaded, sources, options);
+    return loaded;
+}
+
+}

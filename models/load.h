@@ -1,0 +1,35 @@
+// A MERV folder (docs/model-folder.md) becomes a Merv: configs read, modules declared, memory checked, weights bound where
+// they lie in the mapped files. Every mistake in the folder is Error(Exit::bad_weights) naming the file.
+#pragma once
+#include "models/merv.h"
+
+namespace merv {
+
+using EncoderConfig = std::variant<TimmConfig, LanguageBindConfig, VivitConfig>;
+
+struct MervParts {                              // everything that decides shapes
+    MervConfig config = {};
+    std::vector<EncoderConfig> encoders = {};
+    LlamaConfig llm = {};
+    int64_t fusion_width = 0;                   // of feature_fusion.Q; 0: no fusion parameters
+};
+Merv build(const MervParts& parts);             // declared, without values
+
+struct LoadOptions {
+    std::vector<int64_t> num_frames;            // replaces the folder's; one for all, or one per encoder
+    int64_t tokens = 0;                         // text and answer tokens the caller plans for (memory)
+    bool vision = true;                         // false: the encoders are not needed and not opened
+};
+struct LoadedModel {
+    Merv merv;
+    size_t weight_bytes = 0;
+    int64_t parameters = 0;                     // read from the files, used or not
+};
+// `folder` is a MERV folder, or a Hugging Face LLaMA folder alone (then there are no encoders). Throws Error(Exit::no_memory)
+// with a table before anything large is read.
+LoadedModel load_model(const std::string& folder, const LoadOptions& options = {});
+
+EncoderConfig read_encoder_config(const std::string& backbone_id, const std::string& folder);
+std::string encoder_name(const std::string& backbone_id);       // "languagebind", "dinov2", "vivit", "siglip"
+
+}

@@ -1,0 +1,168 @@
+#include "models/merv.h"
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+namespace merv {
+namespace {
+
+struct Timer {
+    std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+    double ms() const { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count(); }
+};
+
+// (T, 3, S, S) -> (3, T, S, S): how the reference hands clips to LanguageBind
+Tensor channels_first(const Tensor& x) {
+    const int64_t T = x.dim(0), plane = x.dim(2) * x.dim(3);
+    Tensor y({3, T, x.dim(2), x.dim(3)});
+    for (int64_t c = 0; c < 3; c++)
+        for (int64_t t = 0; t < T; t++) std::copy_n(x.data<float>() + (t * 3 + c) * plane, plane, y.data<float>() + (c * T + t) * plane);
+    return y;
+}
+void mirror(const Tensor& x) {                  // f32 (F, 3, S, S), left to right, in place
+    const int64_t S = x.dim(3);
+    for (float* row = x.data<float>(); row < x.data<float>() + x.numel(); row += S) std::reverse(row, row + S);
+}
+
+}
+
+Tensor select_frames(const Tensor& frames, std::span<const int32_t> index) {
+    std::vector<int64_t> dims(frames.shape().begin(), frames.shape().end());
+    dims[0] = int64_t(index.size());
+    Tensor out(Shape(std::span<const int64_t>(dims)), frames.dtype());
+    for (size_t i = 0; i < index.size(); i++) out.slice(int64_t(i), int64_t(i) + 1).copy_from(frames.slice(index[i], index[i] + 1));
+    return out;
+}
+
+int Encoder::width() const { return std::visit([](const auto& m) { return m.config.width; }, model); }
+int Encoder::times() const {
+    if (const auto* v = std::get_if<Vivit>(&model)) return v->config.frames / v->config.tubelet[0];
+    return frames;
+}
+int Encoder::side() const {
+    if (const auto* v = std::get_if<Vivit>(&model)) return v->config.image / v->config.tubelet[1];
+    return std::get<Vit>(model).config.grid();
+}
+Tensor Encoder::features(const nn::Pixels& x) const { return std::visit([&](const auto& m) { return m.features(x); }, model); }
+
+Projector::Projector(const Arch& arch, int side, int64_t in, int64_t out) : arch(arch), side(side) {
+    switch (arch.mapping) {
+        case Arch::Mapping::linear: layers = {{in, out}}; break;
+        case Arch::Mapping::gelu_mlp: layers = {{in, out}, {out, out}}; break;
+        case Arch::Mapping::fused_gelu_mlp: layers = {{in, 4 * in}, {4 * in, out}, {out, out}}; break;
+    }
+}
+Tensor Projector::operator()(const Tensor& features) const {
+    const int64_t T = features.dim(0), Y = std::llround(std::sqrt(double(features.dim(1)))), C = features.dim(2), t = T / arch.temporal_factor;
+    CHECK(Y * Y == features.dim(1), "projector: features ", features, " are not on a square grid");
+    Tensor x = nn::adaptive_pool(features.reshape({1, T, Y, Y, C}), t, side, side);             // (1, t, s, s, C)
+    x = x.reshape({t * side * side, C});
+    for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, {.act = i + 1 < layers.size() ? nn::Act::gelu : nn::Act::none});
+    return x;                                                                                   // (t s s, D)
+}
+
+Fusion::Fusion(int64_t W, int64_t D) : query(Tensor::declare({1, W})), in_bias(Tensor::declare({3 * W})), out_proj(W, W) {
+    if (W == D) in_proj = Tensor::declare({3 * W, D});
+    else q_proj = Tensor::declare({W, W}), k_proj = Tensor::declare({W, D}), v_proj = Tensor::declare({W, D});
+}
+bool Fusion::uses(const std::string& p) const { return p != "attention.v_proj_weight" && !p.starts_with("attention.out_proj."); }
+
+Tensor Fusion::weights(const std::vector<Tensor>& x, Formula formula) const {
+    const int64_t E = int64_t(x.size()), B = x[0].dim(0), D = x[0].dim(2), W = query.dim(1);
+    std::vector<std::pair<Tensor, Tensor>> means;
+    for (int64_t e = 0; e < E; e++) {
+        std::vector<int32_t> rows;
+        for (int64_t b = 0; b < B; b++) rows.push_back(int32_t(b * E + e));
+        means.emplace_back(nn::token_mean(x[size_t(e)]), from_ints(rows));
+    }
+    Tensor k = nn::scatter_rows(B * E, means), q;                                               // (B E, D)
+    if (formula == Formula::paper) {
+        if (W != D) fail(Exit::bad_weights, "--fusion paper: the paper's equation 2 needs a query as wide as the language model (", D,
+                         "), this model's is ", W, "; use --fusion code");
+        q = query;
+    } else {
+        const Tensor wq = in_proj ? in_proj.slice(0, W) : q_proj, wk = in_proj ? in_proj.slice(W, 2 * W) : k_proj;
+        q = nn::linear(from_floats(to_floats(query), {1, W}), wq, in_bias.slice(0, W));         // (1, W)
+        k = nn::linear(k, wk, in_bias.slice(W, 2 * W));                                         // (B E, W)
+    }
+    return nn::softmax_rows(nn::linear(k, q, {}).reshape({B, E}), 1.0f / std::sqrt(float(W)));  // (B, E)
+}
+
+int64_t Merv::visual_tokens() const {
+    return encoders.empty() ? 0 : int64_t(encoders[0].times() / config.arch.temporal_factor) * config.projector_token_length;
+}
+
+Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& watch) const {
+    struct Looked { const Encoder* encoder; std::vector<int32_t> frames; Tensor pixels; };
+    std::vector<Looked> looked;                 // encoders that resize alike share the result
+    Visual visual;
+    std::vector<Tensor> projected;
+    const Resize strategy = config.image_resize_strategy == "resize-crop" ? Resize::crop : config.image_resize_strategy == "letterbox" ? Resize::letterbox : Resize::naive;
+    for (size_t i = 0; i < encoders.size(); i++) {
+        const Encoder& e = encoders[i];
+        Timer preparing;
+        std::vector<int32_t> grid, distinct, back;                  // source frame of each frame shown; the different ones; where in those
+        const int stride = int(clip.grid.size()) / e.frames;
+        for (int f = 0; f < e.frames; f++) grid.push_back(clip.grid[size_t(f * stride)]);
+        distinct = grid;
+        std::sort(distinct.begin(), distinct.end());
+        distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+        for (int32_t g : grid) back.push_back(int32_t(std::lower_bound(distinct.begin(), distinct.end(), g) - distinct.begin()));
+
+        Tensor pixels;                                              // (distinct, 3, S, S)
+        for (const Looked& l : looked)
+            if (!e.normalises_first && !l.encoder->normalises_first && l.frames == distinct && l.encoder->filter == e.filter && l.encoder->image == e.image &&
+                (strategy != Resize::letterbox || l.encoder->mean == e.mean)) pixels = l.pixels;
+        if (!pixels) {
+            MemTag tag("pixels");
+            const Tensor frames = select_frames(clip.frames, distinct);
+            pixels = e.normalises_first ? languagebind_pixels(frames, e.image) : prepare(frames, e.image, e.filter, strategy, e.mean, e.name == "vivit" && strategy != Resize::naive ? 256 * e.image / 224 : 0);
+            if (e.normalises_first && options.flip) mirror(pixels);
+            looked.push_back({&e, distinct, pixels});
+        }
+        nn::Pixels shown{pixels, e.mean, e.std};
+        if (!e.per_frame) shown.values = select_frames(pixels, back);
+        if (watch.wants_pixels) {
+            const Tensor all = select_frames(pixels, back);
+            watch("pixels." + e.name, e.normalises_first ? channels_first(all) : normalize(all, e.mean, e.std), preparing.ms(), "data/transform.cpp");
+        } else {
+            watch("pixels." + e.name, shown.values, preparing.ms(), "data/transform.cpp");
+        }
+
+        Timer encoding;
+        Tensor features = e.features(shown);                                                    // (F or distinct, N, C)
+        visual.frames_encoded.push_back(shown.values.dim(0));
+        if (e.per_frame && distinct.size() < grid.size()) features = select_frames(features, back);
+        watch("features." + e.name, features.reshape({features.dim(0) * features.dim(1), features.dim(2)}), encoding.ms(),
+              std::holds_alternative<Vit>(e.model) ? "models/vit.cpp" : "models/vivit.cpp");
+
+        Timer projecting;
+        projected.push_back(projectors[i](features));                                           // (L, D), Eq. 1
+        watch("projected." + e.name, projected.back(), projecting.ms(), "models/merv.cpp");
+    }
+    Timer fusing;
+    if (fusion.query && projected.size() > 1) {
+        for (Tensor& x : projected) x = x.reshape({1, x.dim(0), x.dim(1)});
+        const Tensor w = fusion.weights(projected, options.formula);                            // (1, E)
+        visual.weights = to_floats(w);
+        visual.tokens = nn::mix(projected, w).reshape({projected[0].dim(1), projected[0].dim(2)});      // (L, D), Eq. 2
+    } else {
+        visual.tokens = projected[0];
+        visual.weights = {1.0f};
+    }
+    watch("fused", visual.tokens, fusing.ms(), "models/merv.cpp");
+    return visual;
+}
+
+Tensor Merv::splice(std::span<const int32_t> ids, const Visual* visual) const {
+    const Tensor text = llm.embed(ids);                                                         // (N, D)
+    if (!visual) return text;
+    const int32_t L = int32_t(visual->tokens.dim(0)), N = int32_t(ids.size());
+    std::vector<int32_t> text_rows{0}, visual_rows;
+    for (int32_t i = 1; i < N; i++) text_rows.push_back(L + i);
+    for (int32_t i = 1; i <= L; i++) visual_rows.push_back(i);
+    return nn::scatter_rows(L + N, {{text, from_ints(text_rows)}, {visual->tokens, from_ints(visual_rows)}});     // (L + N, D)
+}
+
+}

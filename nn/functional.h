@@ -1,0 +1,58 @@
+// The ops models are written with. Each checks its shapes, allocates its result, calls one kernel and ends in record().
+// Activations are f32; parameters f32 or bf16. Formulas stand in kernels/<op>.h.
+#pragma once
+#include <array>
+#include <utility>
+#include <vector>
+#include "core/autograd.h"
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+
+namespace merv::nn {
+
+using kernels::Act;
+using kernels::Mask;
+
+struct LinearExtras { Act act = Act::none; Tensor gate = {}, scale = {}, residual = {}; };
+Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const LinearExtras& extras = {});    // (.., K) -> (.., N)
+
+Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps);
+Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps);
+
+// Which rows of a (rows, width) tensor make the sequences attention runs over, counted in rows:
+// token n of sequence s is row  s / inner * outer + s % inner * inner_step + n * token_step.
+struct Layout {
+    int64_t sequences, tokens, inner, outer, inner_step, token_step;
+    static Layout contiguous(int64_t sequences, int64_t tokens) { return {sequences, tokens, 1, tokens, 0, 1}; }
+    // Rows (group, frame, position): a sequence is one position of one group, seen through its frames.
+    static Layout across_frames(int64_t groups, int64_t frames, int64_t positions) { return {groups * positions, frames, positions, frames * positions, 1, positions}; }
+};
+struct AttentionArgs {
+    Tensor q = {}, k = {}, v = {};              // (rows, width); the heads begin at these columns
+    int64_t q_column = 0, k_column = 0, v_column = 0;
+    Layout queries, keys;
+    int64_t heads, kv_heads, head_dim;
+    Mask mask = Mask::none;
+    Tensor k_len = {};                          // (sequences) i32, optional
+};
+Tensor attention(const AttentionArgs& a);       // (rows of q, heads * head_dim); softmax scale is head_dim^-1/2
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (N, H, D); tables (P, D/2)
+Tensor gather_rows(const Tensor& x, const Tensor& index);                   // embedding lookup: (V, C), (N) -> (N, C)
+Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts);     // (x, index) each; rows nobody names are zero
+Tensor drop_tokens(const Tensor& x, int64_t n);                             // (S, N, C) -> (S, N - n, C), without the first n
+Tensor add_rows(const Tensor& x, const Tensor& table, int64_t inner = 1);   // x[r] + table[(r / inner) % T]
+Tensor prepend_tokens(const Tensor& x, const Tensor& tokens);               // (S, N, C), (.., C) -> (S, T + N, C)
+
+struct Pixels {                                 // what an encoder is fed
+    Tensor values;                              // (F, 3, H, W): u8, or f32 already normalised
+    std::array<float, 3> mean{}, std{1, 1, 1};  // for u8: (v / 255 - mean) / std
+};
+Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet = 1);       // (F/t, P, 3 t p p)
+
+Tensor adaptive_pool(const Tensor& x, int64_t t, int64_t y, int64_t z);     // (B, T, Y, X, C) -> (B, t, y, z, C)
+Tensor token_mean(const Tensor& x);                                         // (B, N, C) -> (B, C)
+Tensor mix(const std::vector<Tensor>& x, const Tensor& weights);            // E of (B, N, C), (B, E) -> (B, N, C)
+Tensor softmax_rows(const Tensor& x, float scale = 1);                      // (M, C) -> (M, C)
+
+}

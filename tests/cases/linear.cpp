@@ -1,0 +1,126 @@
+// y = residual + scale * (act(x w^T + bias) * gate)
+#include "tests/harness.h"
+#include <cmath>
+#include "nn/functional.h"
+#include "tests/test.h"
+
+using namespace merv;
+using namespace merv::test;
+using nn::Act;
+
+namespace {
+
+struct Extras { bool bias = false, gate = false, scale = false, residual = false; };
+
+double activate(Act act, double x, Round q) {
+    switch (act) {
+        case Act::none: return x;
+        case Act::gelu: return q(q(0.5 * x) * q(1 + q(std::erf(q(x * q(std::sqrt(0.5)))))));
+        case Act::gelu_tanh: {
+            const double cube = q(x * q(x * x)), inner = q(q(std::sqrt(2 / M_PI)) * q(x + q(q(0.044715) * cube)));
+            return q(q(0.5 * x) * q(1 + q(std::tanh(inner))));
+        }
+        case Act::quick_gelu: return q(x * q(1 / q(1 + q(std::exp(-q(q(1.702) * x))))));
+        case Act::silu: return q(x * q(1 / q(1 + q(std::exp(-x)))));
+    }
+    return NAN;
+}
+
+// x (M, K), w (N, K), bias (N), gate (M, N), scale (N), residual (M, N)
+Numbers formula(const std::vector<Numbers>& in, int64_t M, int64_t N, int64_t K, Act act, Round q) {
+    const Numbers &x = in[0], &w = in[1], &bias = in[2], &gate = in[3], &scale = in[4], &residual = in[5];
+    Numbers y;
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t n = 0; n < N; n++) {
+            double v = 0;
+            for (int64_t k0 = 0; k0 < K; k0 += 256) {           // the order of sums is part of the op
+                double chunk = 0;
+                for (int64_t k = k0; k < std::min(k0 + 256, K); k++) chunk = q(x[size_t(m * K + k)] * w[size_t(n * K + k)] + chunk);
+                v = q(v + chunk);
+            }
+            if (!bias.empty()) v = q(v + bias[size_t(n)]);
+            v = activate(act, v, q);
+            if (!gate.empty()) v = q(v * gate[size_t(m * N + n)]);
+            if (!scale.empty()) v = q(v * scale[size_t(n)]);
+            if (!residual.empty()) v = q(v + residual[size_t(m * N + n)]);
+            y.push_back(v);
+        }
+    return y;
+}
+
+Setting setting(int64_t M, int64_t N, int64_t K, Extras e = {}, Act act = Act::none, double spread = 1) {
+    constexpr const char* acts[] = {"", ", gelu", ", gelu_tanh", ", quick_gelu", ", silu"};
+    const std::string name = concat(M, "x", N, "x", K, acts[int(act)], e.bias ? ", bias" : "", e.gate ? ", gate" : "", e.scale ? ", scale" : "",
+                                    e.residual ? ", residual" : "", spread == 1 ? "" : concat(", spread ", spread));
+    auto optional = [](bool on, Input in) { return on ? in : absent(); };
+    return {name,
+            {input({M, K}, 0, spread), parameter({N, K}, 0, 1 / std::sqrt(double(K))), optional(e.bias, parameter({N})), optional(e.gate, input({M, N})),
+             optional(e.scale, parameter({N})), optional(e.residual, input({M, N}))},
+            [=](const Tensors& x) { return nn::linear(x[0], x[1], x[2], {.act = act, .gate = x[3], .scale = x[4], .residual = x[5]}); },
+            [=](const std::vector<Numbers>& x, Round q) { return formula(x, M, N, K, act, q); }};
+}
+
+}
+
+TEST_CASE("linear: sums") {
+    std::vector<Setting> s;
+    const int64_t widths[] = {1, 15, 17, 31, 33, 65};
+    int next = 0;
+    for (int64_t M : {1, 2, 13, 505})           // 13: one above a register tile; 505: one above a block
+        for (int64_t K : {1, 255, 256, 257, 600}) s.push_back(setting(M, widths[next++ % 6], K));
+    s.push_back(setting(1009, 7, 20));          // three blocks
+    s.push_back(setting(1, 1, 1));
+    s.push_back(setting(6, 32, 1031));          // five chunks
+    check_op("linear", s);
+}
+
+TEST_CASE("linear: bias, gate, scale, residual") {
+    std::vector<Setting> s;
+    for (int bits = 1; bits < 16; bits++) s.push_back(setting(13, 33, 67, {bits % 2 > 0, bits / 2 % 2 > 0, bits / 4 % 2 > 0, bits / 8 > 0}));
+    s.push_back(setting(505, 17, 19, {true, true, true, true}));
+    s.push_back(setting(1, 31, 257, {true, true, true, true}));
+    check_op("linear extras", s);
+}
+
+TEST_CASE("linear: activations") {
+    for (Act act : {Act::gelu, Act::gelu_tanh, Act::quick_gelu, Act::silu}) {
+        std::vector<Setting> s;
+        for (double spread : {0.01, 1.0, 5.0, 40.0}) s.push_back(setting(61, 33, 3, {}, act, spread));     // the far tails too
+        s.push_back(setting(2, 15, 67, {.bias = true}, act));
+        s.push_back(setting(13, 33, 31, {true, true, true, true}, act));
+        constexpr const char* names[] = {"", "linear gelu", "linear gelu_tanh", "linear quick_gelu", "linear silu"};
+        check_op(names[int(act)], s);
+    }
+}
+
+TEST_CASE("linear: the residual may be the output itself") {
+    for (int64_t M : {1, 13, 505}) {
+        const Tensor x = normal({M, 67}, "x"), w = normal({33, 67}, "w"), residual = normal({M, 33}, "residual"), y(residual.shape());
+        y.copy_from(residual);
+        kernels::linear({.y = y, .x = x, .w = w, .residual = y});
+        EXPECT(same_bits(y, nn::linear(x, w, {}, {.residual = residual})));
+    }
+}
+
+TEST_CASE("linear: leading dimensions are rows, and there may be none") {
+    const Tensor x = normal({3, 5, 17}, "x"), w = normal({33, 17}, "w");
+    EXPECT_EQ(nn::linear(x, w, {}).shape(), Shape({3, 5, 33}));
+    EXPECT(same_bits(nn::linear(x, w, {}).reshape({15, 33}), nn::linear(x.reshape({15, 17}), w, {})));
+    EXPECT_EQ(nn::linear(Tensor({0, 17}), w, {}).shape(), Shape({0, 33}));
+}
+
+TEST_CASE("linear: wrong arguments are refused by name") {
+    const Tensor x = normal({2, 8}, "x"), w = normal({4, 8}, "w");
+    auto refused = [&](auto call) { EXPECT_THROWS_WITH_AS(call(), doctest::Contains("linear: "), std::logic_error); };
+    refused([&] { nn::linear(x, normal({4, 7}, "w"), {}); });
+    refused([&] { nn::linear(x, normal({32}, "w"), {}); });
+    refused([&] { nn::linear(normal({2, 8}, "x", 0, 1, DType::bf16), w, {}); });
+    refused([&] { nn::linear(x, Tensor({4, 8}, DType::i32), {}); });
+    refused([&] { nn::linear(x, w, normal({5}, "b")); });
+    refused([&] { nn::linear(x, w, Tensor({4}, DType::i32)); });
+    refused([&] { nn::linear(x, w, {}, {.gate = normal({4, 2}, "g")}); });
+    refused([&] { nn::linear(x, w, {}, {.gate = normal({2, 4}, "g", 0, 1, DType::bf16)}); });
+    refused([&] { nn::linear(x, w, {}, {.scale = normal({2}, "s")}); });
+    refused([&] { nn::linear(x, w, {}, {.residual = normal({2, 5}, "r")}); });
+    refused([&] { nn::linear(x, w, {}, {.residual = normal({2, 4}, "r", 0, 1, DType::bf16)}); });
+}

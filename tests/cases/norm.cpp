@@ -1,0 +1,88 @@
+// layernorm and rmsnorm over the last dimension
+#include "tests/harness.h"
+#include <cmath>
+#include "nn/functional.h"
+#include "tests/test.h"
+
+using namespace merv;
+using namespace merv::test;
+
+namespace {
+
+constexpr float kEps = 1e-5f;
+
+Numbers layernorm_formula(const std::vector<Numbers>& in, int64_t M, int64_t C, Round q) {
+    const Numbers &x = in[0], &w = in[1], &b = in[2];
+    Numbers y;
+    for (int64_t m = 0; m < M; m++) {
+        auto at = [&](int64_t c) { return x[size_t(m * C + c)]; };
+        double sum = 0, squares = 0;
+        for (int64_t c = 0; c < C; c++) sum = q(sum + at(c));
+        const double mean = q(sum / double(C));
+        for (int64_t c = 0; c < C; c++) squares = q(squares + q(q(at(c) - mean) * q(at(c) - mean)));
+        const double rstd = q(1 / q(std::sqrt(q(q(squares / double(C)) + kEps))));
+        for (int64_t c = 0; c < C; c++) y.push_back(q(q(q(q(at(c) - mean) * rstd) * w[size_t(c)]) + b[size_t(c)]));
+    }
+    return y;
+}
+Numbers rmsnorm_formula(const std::vector<Numbers>& in, int64_t M, int64_t C, Round q) {
+    const Numbers &x = in[0], &w = in[1];
+    Numbers y;
+    for (int64_t m = 0; m < M; m++) {
+        auto at = [&](int64_t c) { return x[size_t(m * C + c)]; };
+        double squares = 0;
+        for (int64_t c = 0; c < C; c++) squares = q(squares + q(at(c) * at(c)));
+        const double rstd = q(1 / q(std::sqrt(q(q(squares / double(C)) + kEps))));
+        for (int64_t c = 0; c < C; c++) y.push_back(q(q(at(c) * rstd) * w[size_t(c)]));
+    }
+    return y;
+}
+
+struct Rows { int64_t M, C; double mean = 0, spread = 1; };
+std::string name(const Rows& r) { return concat(r.M, "x", r.C, r.mean == 0 && r.spread == 1 ? "" : concat(", mean ", r.mean, ", spread ", r.spread)); }
+Setting layernorm(Rows r) {
+    return {name(r), {input({r.M, r.C}, r.mean, r.spread), parameter({r.C}), parameter({r.C})},
+            [](const Tensors& x) { return nn::layernorm(x[0], x[1], x[2], kEps); },
+            [=](const std::vector<Numbers>& x, Round q) { return layernorm_formula(x, r.M, r.C, q); }};
+}
+Setting rmsnorm(Rows r) {
+    return {name(r), {input({r.M, r.C}, r.mean, r.spread), parameter({r.C})},
+            [](const Tensors& x) { return nn::rmsnorm(x[0], x[1], kEps); },
+            [=](const std::vector<Numbers>& x, Round q) { return rmsnorm_formula(x, r.M, r.C, q); }};
+}
+
+const Rows kPlain[] = {{1, 1}, {7, 1}, {1, 15}, {2, 16}, {13, 17}, {5, 31}, {5, 33}, {31, 65}, {3, 257}, {17, 1024}, {3, 4099}};
+const Rows kSmall[] = {{13, 17, 0, 0.003}, {5, 1024, 0, 0.003}, {5, 65, 0, 1e-6}};           // eps has its share, or all
+const Rows kOffset[] = {{5, 15, 100, 0.1}, {5, 17, 100, 0.1}, {5, 1024, 100, 0.1}};         // a variance from E[x^2] - E[x]^2 would drown
+
+}
+
+TEST_CASE("layernorm") {
+    std::vector<Setting> plain, small, offset;
+    for (const Rows& r : kPlain) plain.push_back(layernorm(r));
+    for (const Rows& r : kSmall) small.push_back(layernorm(r));
+    for (const Rows& r : kOffset) offset.push_back(layernorm(r));
+    check_op("layernorm", plain);
+    check_op("layernorm small", small);
+    check_op("layernorm offset", offset);
+}
+
+TEST_CASE("rmsnorm") {
+    std::vector<Setting> plain, small, offset;
+    for (const Rows& r : kPlain) plain.push_back(rmsnorm(r));
+    for (const Rows& r : kSmall) small.push_back(rmsnorm(r));
+    for (const Rows& r : kOffset) offset.push_back(rmsnorm(r));
+    check_op("rmsnorm", plain);
+    check_op("rmsnorm small", small);
+    check_op("rmsnorm offset", offset);
+}
+
+TEST_CASE("layernorm, rmsnorm: wrong arguments are refused by name") {
+    const Tensor x = normal({4, 8}, "x"), w = normal({8}, "w"), short_w = normal({7}, "w"), ints({8}, DType::i32), half = normal({4, 8}, "x", 0, 1, DType::bf16);
+    EXPECT_THROWS_WITH_AS(nn::layernorm(x, short_w, w, kEps), doctest::Contains("layernorm: x f32(4, 8), w f32(7)"), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::layernorm(x, w, short_w, kEps), doctest::Contains("layernorm: "), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::layernorm(x, w, ints, kEps), doctest::Contains("layernorm: "), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::layernorm(half, w, w, kEps), doctest::Contains("layernorm: "), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::rmsnorm(x, short_w, kEps), doctest::Contains("rmsnorm: x f32(4, 8), w f32(7)"), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::rmsnorm(half, w, kEps), doctest::Contains("rmsnorm: "), std::logic_error);
+}

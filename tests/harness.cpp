@@ -1,0 +1,127 @@
+#include "tests/harness.h"
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <omp.h>
+#include "core/rng.h"
+#include "tests/test.h"
+
+namespace merv::test {
+namespace {
+
+double exactly(double v) { return v; }
+double to_f32(double v) { return double(float(v)); }
+
+double ulp(double v) {                          // distance from |v| to the next f32
+    const float f = float(std::fabs(v));
+    return double(std::nextafter(f, std::numeric_limits<float>::infinity())) - double(f);
+}
+double distance(double a, double b) {           // infinite where a NaN is, or only one infinity
+    const double d = a == b ? 0 : std::fabs(a - b);
+    return d != d ? INFINITY : d;
+}
+
+Tensor make(const Input& in, const std::string& seed, bool bf16_parameters) {
+    switch (in.kind) {
+        case Input::Kind::absent: return {};
+        case Input::Kind::activation: return normal(in.shape, seed, in.mean, in.spread);
+        case Input::Kind::parameter: return normal(in.shape, seed, in.mean, in.spread, bf16_parameters ? DType::bf16 : DType::f32);
+        case Input::Kind::pixels: break;
+    }
+    Tensor t(in.shape, DType::u8);
+    const Rng rng(0, seed);
+    for (int64_t i = 0; i < t.numel(); i++) t.data<uint8_t>()[i] = uint8_t(rng.bits(uint64_t(i))[0] >> 24);
+    return t;
+}
+Numbers numbers(const Tensor& t) {
+    if (!t) return {};
+    const std::vector<float> v = to_floats(t);
+    return {v.begin(), v.end()};
+}
+
+void run(const std::string& name, const Setting& s, bool bf16_parameters, Verdict& verdict) {
+    verdict.settings++;
+    Tensors x, elsewhere;
+    std::vector<Numbers> values;
+    for (size_t i = 0; i < s.inputs.size(); i++) {
+        x.push_back(make(s.inputs[i], concat("input ", i, " of ", s.name), bf16_parameters));
+        elsewhere.push_back(x[i] ? amid_nan(x[i]) : Tensor());
+        values.push_back(numbers(x[i]));
+    }
+    const Tensor y = s.op(x);
+    {
+        const Threads one(1);
+        if (!same_bits(y, s.op(elsewhere))) verdict.complaints.push_back(name + ": its bits depend on what surrounds the inputs, their alignment or the number of threads");
+    }
+    const Numbers got = numbers(y), oracle = s.formula(values, exactly), naive = s.formula(values, to_f32);
+    if (got.size() != oracle.size()) {
+        verdict.complaints.push_back(concat(name, ": ", y, " has ", got.size(), " elements, its formula ", oracle.size()));
+        return;
+    }
+    double error = 0, naive_error = 0, largest = 0;
+    size_t worst = 0;
+    for (size_t i = 0; i < got.size(); i++) {
+        const double e = distance(got[i], oracle[i]);
+        if (e > error) error = e, worst = i;
+        naive_error = std::max(naive_error, distance(naive[i], oracle[i]));
+        if (std::isfinite(oracle[i])) largest = std::max(largest, std::fabs(oracle[i]));
+    }
+    const double limit = naive_error == 0 ? 0 : 2 * naive_error + ulp(largest);
+    if (std::getenv("MERV_TEST_VERBOSE")) std::printf("    %s: error %.3g limit %.3g\n", name.c_str(), error, limit);
+    if (!std::isfinite(limit)) verdict.complaints.push_back(name + ": the formula itself gives NaN or overflows");
+    if (!(error <= limit)) {
+        verdict.complaints.push_back(concat(name, ": element ", worst, " of ", y, " is ", got[worst], ", the formula gives ", oracle[worst], " (in plain f32 ", naive[worst],
+                                            "); error ", error, " limit ", limit));
+    }
+    if (limit > 0 && (verdict.where.empty() || error * verdict.limit > verdict.error * limit)) verdict.error = error, verdict.limit = limit, verdict.where = name;
+}
+
+}
+
+Verdict judge(const std::string& op, const std::vector<Setting>& settings) {
+    Verdict verdict;
+    for (const Setting& s : settings) {
+        bool has_parameters = false;
+        for (const Input& in : s.inputs) has_parameters |= in.kind == Input::Kind::parameter;
+        run(concat(op, " ", s.name), s, false, verdict);
+        if (has_parameters) run(concat(op, " ", s.name, ", bf16"), s, true, verdict);
+    }
+    if (verdict.limit > 10 * verdict.error)
+        verdict.complaints.push_back(concat(op, ": too loose; the limit is ", verdict.limit / verdict.error, " times the error even at ", verdict.where));
+    return verdict;
+}
+
+void check_op(const std::string& op, const std::vector<Setting>& settings) {
+    const Verdict v = judge(op, settings);
+    if (v.where.empty()) std::printf("  %-16s %3d settings, exact\n", op.c_str(), v.settings);
+    else std::printf("  %-16s %3d settings, worst error %.3g limit %.3g (%.0f%%) at%s\n", op.c_str(), v.settings, v.error, v.limit, 100 * v.error / v.limit, v.where.c_str() + op.size());
+    for (const std::string& c : v.complaints) FAIL_CHECK(c);
+    EXPECT(v.complaints.empty());               // so that a case that passes has asserted something
+}
+
+Tensor normal(Shape shape, std::string_view seed, double mean, double spread, DType dtype) {
+    const Rng rng(0, seed);
+    std::vector<float> v(size_t(shape.numel()));
+    for (size_t i = 0; i < v.size(); i++) v[i] = float(mean + spread * rng.normal(i));
+    return from_floats(v, shape, dtype);
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+    return a.shape() == b.shape() && a.dtype() == b.dtype() && (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0);
+}
+
+Tensor amid_nan(const Tensor& t) {
+    constexpr int64_t kMargin = 67;             // odd, and wider than any vector
+    Tensor wide({t.numel() + 2 * kMargin}, t.dtype());
+    std::memset(wide.raw(), 0xff, wide.bytes());        // NaN in f32 and bf16
+    Tensor copy = wide.slice(kMargin, kMargin + t.numel()).reshape(t.shape());
+    copy.copy_from(t);
+    return copy;
+}
+
+Threads::Threads(int n) : saved_(omp_get_max_threads()) { omp_set_num_threads(n); }
+Threads::~Threads() { omp_set_num_threads(saved_); }
+
+}

@@ -1,0 +1,168 @@
+#include "weights/checkpoint.h"
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include "core/json.h"
+#include "core/log.h"
+
+namespace merv {
+namespace fs = std::filesystem;
+namespace {
+
+[[noreturn]] void no_weights(const std::string& folder) {
+    std::error_code error;
+    const auto status = fs::status(folder, error);
+    if (!fs::exists(status)) fail(Exit::bad_weights, folder, ": no such folder; check the path");
+    if (!fs::is_directory(status)) fail(Exit::bad_weights, folder, ": a model folder or a .safetensors file is expected");
+    std::string pickle;
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+        const std::string extension = it->path().extension().string();
+        if (extension == ".bin" || extension == ".pt" || extension == ".pth") pickle = std::max(pickle, it->path().filename().string());
+    }
+    if (error) fail(Exit::bad_weights, folder, ": cannot be read: ", error.message(), "; check its permissions");
+    if (!pickle.empty())
+        fail(Exit::bad_weights, folder, ": holds ", pickle, " but no model.safetensors; .bin and .pt files are not readable yet, convert it to safetensors");
+    fail(Exit::bad_weights, folder, ": holds neither model.safetensors nor model.safetensors.index.json; is the download complete?");
+}
+
+std::string shape_text(const std::vector<int64_t>& dims) { return concat(Shape(dims)); }
+
+bool matches(const std::string& name, const std::string& pattern) {
+    const size_t star = pattern.find('*');
+    if (star == std::string::npos) return name == pattern;
+    const std::string_view head = std::string_view(pattern).substr(0, star), tail = std::string_view(pattern).substr(star + 1);
+    return name.size() >= head.size() + tail.size() && name.starts_with(head) && name.ends_with(tail);
+}
+
+// "missing (12): a, b, ..." with at most ten names, after `before`; or nothing.
+std::string listed(const std::string& before, const std::vector<std::string>& names) {
+    if (names.empty()) return "";
+    std::string text = concat(before, " (", names.size(), "): ");
+    for (size_t i = 0; i < std::min<size_t>(names.size(), 10); i++) text += (i ? ", " : "") + brief(names[i]);
+    return text + (names.size() > 10 ? ", ..." : "");
+}
+
+}
+
+Checkpoint Checkpoint::open(const std::string& folder) {
+    Checkpoint c;
+    std::error_code ignored;
+    auto there = [&](const std::string& name) { return fs::exists(fs::status(folder + "/" + name, ignored)); };
+    auto single = [&](const std::string& path) {
+        c.path_ = path;
+        c.files_.push_back(SafeTensors::open(path));
+        for (const auto& [name, entry] : c.files_[0]->entries()) c.items_[name] = {0, name};
+        return c;
+    };
+    if (fs::is_regular_file(folder, ignored) && folder.ends_with(".safetensors")) return single(folder);
+    if (there("model.safetensors")) return single(folder + "/model.safetensors");
+    if (!there("model.safetensors.index.json")) {
+        if (there("open_clip_model.safetensors")) return single(folder + "/open_clip_model.safetensors");
+        no_weights(folder);
+    }
+
+    c.path_ = folder + "/model.safetensors.index.json";
+    const Json index = read_json(c.path_);
+    const auto map = index.is_object() ? index.find("weight_map") : index.end();
+    if (!index.is_object() || map == index.end() || !map->is_object() || map->empty())
+        fail(Exit::bad_weights, c.path_, ": \"weight_map\" must be an object {tensor name: file name}; get the file again");
+    std::map<std::string, size_t> shards;
+    for (const auto& [name, value] : map->items()) {
+        if (!value.is_string()) fail(Exit::bad_weights, c.path_, ": the file name of ", brief(name), " is not a string");
+        const std::string file = value.get<std::string>();
+        if (file.empty() || file[0] == '.' || file.find_first_of("/\\") != file.npos || file.find('\0') != file.npos)
+            fail(Exit::bad_weights, c.path_, ": the shard name \"", brief(file), "\" of ", brief(name), " is not a plain file name");
+        const auto [shard, is_new] = shards.emplace(file, c.files_.size());
+        if (is_new) {
+            if (!there(file)) fail(Exit::bad_weights, c.path_, ": the shard ", brief(file), " is not in the folder; is the download complete?");
+            c.files_.push_back(SafeTensors::open(folder + "/" + file));
+        }
+        if (!c.files_[shard->second]->entries().count(name))
+            fail(Exit::bad_weights, c.path_, ": the tensor ", brief(name), " is not in ", brief(file), "; index and shards belong to different files");
+        c.items_[name] = {shard->second, name};
+    }
+    for (const auto& [file, i] : shards)
+        for (const auto& [name, entry] : c.files_[i]->entries()) {
+            const auto item = c.items_.find(name);
+            if (item == c.items_.end() || item->second.file != i)
+                fail(Exit::bad_weights, c.path_, ": lacks the tensor ", brief(name), " of ", brief(file), "; index and shards belong to different files");
+        }
+    return c;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+    std::vector<std::string> all;
+    for (const auto& item : items_) all.push_back(item.first);
+    return all;
+}
+std::vector<std::string> Checkpoint::unused() const {
+    std::vector<std::string> left;
+    for (const auto& [name, item] : items_) if (!item.used) left.push_back(name);
+    return left;
+}
+const TensorEntry& Checkpoint::entry(const std::string& name) const {
+    const auto found = items_.find(name);
+    CHECK(found != items_.end(), path_, ": no tensor ", brief(name));
+    return files_[found->second.file]->entries().at(found->second.stored);
+}
+size_t Checkpoint::bytes() const {
+    size_t sum = 0;
+    for (const auto& [name, item] : items_) {
+        const TensorEntry& e = entry(name);
+        sum += e.dtype == "F16" ? 2 * (e.end - e.begin) : e.dtype == "I64" ? (e.end - e.begin) / 2 : e.end - e.begin;
+    }
+    return sum;
+}
+Tensor Checkpoint::take(const std::string& name) {
+    const auto found = items_.find(name);
+    CHECK(found != items_.end(), path_, ": no tensor ", brief(name));
+    found->second.used = true;
+    MemTag tag("weights");
+    return files_[found->second.file]->tensor(found->second.stored);
+}
+
+std::string Checkpoint::strip_prefix(const std::vector<std::string>& wrappers, const std::string& wanted) {
+    if (has(wanted)) return "";
+    for (const std::string& wrapper : wrappers) {
+        if (wrapper.empty() || !has(wrapper + wanted)) continue;
+        std::map<std::string, Item> bare;
+        for (auto& [name, item] : items_) {
+            const std::string shorter = name.starts_with(wrapper) ? name.substr(wrapper.size()) : name;
+            if (!bare.emplace(shorter, item).second)
+                fail(Exit::bad_weights, path_, ": holds both ", brief(shorter), " and ", brief(wrapper + shorter), "; which one is meant cannot be told");
+        }
+        items_ = std::move(bare);
+        return wrapper;
+    }
+    return "";
+}
+
+void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {
+    std::set<std::string> names;
+    std::vector<std::string> missing, unexpected, shapes, dtypes, left;
+    size_t widened = 0;
+    for (const auto& [name, tensor] : wanted) {
+        CHECK(names.insert(name).second, "load_strict: ", name, " is wanted twice");
+        if (!file.has(name)) { missing.push_back(name); continue; }
+        const TensorEntry& e = file.entry(name);
+        if (Shape(e.shape) != tensor->shape()) shapes.push_back(concat(brief(name), " ", shape_text(e.shape), " instead of ", tensor->shape()));
+        const bool wants_float = tensor->dtype() == DType::f32 || tensor->dtype() == DType::bf16;
+        const bool fits = wants_float ? e.dtype == "F32" || e.dtype == "BF16" || e.dtype == "F16"
+                                      : e.dtype == (tensor->dtype() == DType::u8 ? "U8" : "I32") || (tensor->dtype() == DType::i32 && e.dtype == "I64");
+        if (!fits) dtypes.push_back(concat(brief(name), " ", e.dtype, " instead of ", wants_float ? "F32, BF16 or F16" : name_of(tensor->dtype())));
+        widened += e.dtype == "F16";
+    }
+    for (const std::string& name : file.unused()) {
+        if (names.count(name) || !is_float_dtype(file.entry(name).dtype)) continue;
+        const bool known = std::any_of(known_unused.begin(), known_unused.end(), [&](const std::string& pattern) { return matches(name, pattern); });
+        (known ? left : unexpected).push_back(name);
+    }
+    if (missing.size() + unexpected.size() + shapes.size() + dtypes.size() != 0)
+        fail(Exit::bad_weights, file.path(), ": does not hold ", what, "; is it another model's file?", listed("\n  missing", missing),
+             listed("\n  unexpected", unexpected), listed("\n  shapes that differ", shapes), listed("\n  dtypes that cannot be used", dtypes));
+    for (const auto& [name, tensor] : wanted) tensor->bind(file.take(name));
+    if (widened) say_verbose(file.path(), ": ", widened, " F16 tensors are kept as f32");
+    if (!left.empty()) say_verbose(file.path(), ": ", listed("known, not used", left));
+}
+
+}

@@ -1,0 +1,43 @@
+// The tensors of a model folder by name, whether they lie in one safetensors file or in shards with an index, and the
+// strict loading of them into a model: nothing missing, nothing left over, every shape right.
+#pragma once
+#include "weights/safetensors.h"
+
+namespace merv {
+
+class Checkpoint {
+  public:
+    // A folder with model.safetensors, model.safetensors.index.json and its shards, or open_clip_model.safetensors (in this
+    // order); or the path of one .safetensors file. Error(Exit::bad_weights) if there is none or a header is damaged.
+    static Checkpoint open(const std::string& folder);
+
+    const std::string& path() const { return path_; }       // the file or the index, for messages
+    bool has(const std::string& name) const { return items_.count(name) != 0; }
+    std::vector<std::string> names() const;                 // sorted
+    std::vector<std::string> unused() const;                // names never taken
+    const TensorEntry& entry(const std::string& name) const;
+    const std::map<std::string, std::string>& metadata() const { return files_.front()->metadata(); }
+    size_t bytes() const;                                   // of all tensors as SafeTensors::tensor returns them (F16 counts as f32)
+    Tensor take(const std::string& name);                   // booked under "weights"; the name counts as used from here on
+
+    // Files of the same model differ in a wrapper around its names ("vision_model.", "visual.trunk."). Looks for `wanted`, a
+    // name every such model has: if it is there as it stands nothing changes, else the first wrapper under which it is found
+    // is taken off every name that starts with it. Names outside the wrapper stand as they are. Returns what was taken off.
+    std::string strip_prefix(const std::vector<std::string>& wrappers, const std::string& wanted);
+
+  private:
+    struct Item { size_t file; std::string stored; bool used = false; };
+    std::string path_;
+    std::vector<std::shared_ptr<SafeTensors>> files_;
+    std::map<std::string, Item> items_;
+};
+
+struct Wanted { std::string name; Tensor* tensor; };        // the tensor is declared: its shape is known, its bytes are not
+
+// Binds every wanted tensor to the file's values. The dtype becomes the file's (f32 or bf16; F16 is widened to f32).
+// Every name of the file must be wanted, be an integer or boolean buffer, or match `known_unused` (exact names, or with one
+// '*': "head.*", "*.inv_freq"). Otherwise Error(Exit::bad_weights) with the first ten names on each side, before anything is
+// read. `what` names the model in messages ("the DINOv2 encoder").
+void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what);
+
+}
