@@ -50,6 +50,8 @@ bool parse_number(std::string text, double& out) {
     return error == std::errc() && stop == end && std::isfinite(out);
 }
 bool parse_integer(const std::string& text, int64_t& out) {
+    const char* end = text.data() + text.size();
+    if (const auto [stop, error] = std::from_chars(text.data(), end, out); error == std::errc() && stop == end) return true;     // all 64 bits
     double d;
     if (!parse_number(text, d) || d != std::floor(d) || std::abs(d) > 0x1p53) return false;
     out = int64_t(d);

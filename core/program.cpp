@@ -1,4 +1,5 @@
 #include "core/program.h"
+#include <cstdio>
 #include <new>
 #include "core/log.h"
 
@@ -12,9 +13,13 @@ int report(const Flags& flags, Exit code, const std::string& what) {
 
 int run_program(Flags& flags, int argc, const char* const* argv, const std::function<int()>& body) {
     try {
-        if (!flags.parse(argc, argv)) return 0;
-        set_log_level(flags.on("quiet") ? Level::quiet : flags.on("verbose") ? Level::verbose : Level::normal);
-        return body();
+        int code = 0;
+        if (flags.parse(argc, argv)) {
+            set_log_level(flags.on("quiet") ? Level::quiet : flags.on("verbose") ? Level::verbose : Level::normal);
+            code = body();
+        }
+        if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail(Exit::runtime, "stdout cannot be written; is the disk full?");
+        return code;
     } catch (const Error& e) {
         return report(flags, e.code, e.what());
     } catch (const std::bad_alloc&) {

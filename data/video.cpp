@@ -190,6 +190,7 @@ class Video {
     std::vector<Shown> shown_;
     size_t first_key_ = 0;                                      // nothing before it can be decoded
     bool timed_ = true;                                         // every packet has a timestamp of its own
+    bool seekable_ = true;                                      // until seeking fails once
     size_t position_ = 0;                                       // packets handed to the decoder are those before this one
     bool pending_ = false, draining_ = false;                   // packet_ waits to be handed over; no packets are left
     int64_t counted_ = 0;                                       // pictures since the start, where there are no timestamps
@@ -348,6 +349,7 @@ void Video::start_at(size_t packet) {
             position_ = at->packet, pending_ = true;
             return;
         }
+    if (packet > first_key_) seekable_ = false;
     rewind();
 }
 
@@ -355,7 +357,7 @@ void Video::start_at(size_t packet) {
 // open group of pictures) needs the one before.
 size_t Video::key_for(int64_t number) const {
     const Shown& s = shown_[size_t(number)];
-    for (size_t k = s.packet; timed_ && k > first_key_; k--)
+    for (size_t k = s.packet; timed_ && seekable_ && k > first_key_; k--)
         if (packets_[k].key && packets_[k].pts <= s.pts) return k;
     return first_key_;
 }
@@ -391,6 +393,8 @@ Tensor Video::read(const std::vector<int64_t>& numbers) {
         const bool whole = start == first_key_;                 // decoded from the start: what is missing now is missing
         const int64_t earliest = !timed_ || whole ? 0 : std::lower_bound(shown_.begin(), shown_.end(), packets_[position_].pts,
                                                                          [](const Shown& s, int64_t p) { return s.pts < p; }) - shown_.begin();
+        // Over what nobody wants. A seek may land before `start`, so only a later key frame is a reason to seek again.
+        auto jump = [&] { return !from_start && key_for(wanted[next]) > std::max(start, position_); };
         std::vector<bool> seen(packets_.size());
         bool damaged = false;
         int later = 0;
@@ -411,10 +415,10 @@ Tensor Video::read(const std::vector<int64_t>& numbers) {
             }
             while (next < wanted.size() && done[next]) next++, from_start = false;
             if (next < wanted.size() && damaged && wanted[next] == n) break;
-            if (next < wanted.size() && !from_start && key_for(wanted[next]) > position_) break;     // cheaper to jump
+            if (next < wanted.size() && jump()) break;
         }
         if (next == wanted.size()) break;
-        if (!from_start && key_for(wanted[next]) > position_) continue;
+        if (jump()) continue;
         if (!whole) {                                           // a key frame that was none: decode from the start, which is exact
             from_start = true;
             continue;

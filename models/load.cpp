@@ -148,7 +148,7 @@ Merv build(const MervParts& parts) {
             if (e.name == "dinov2") e.mean = {0.485f, 0.456f, 0.406f}, e.std = {0.229f, 0.224f, 0.225f};
             else e.mean = e.std = {0.5f, 0.5f, 0.5f};
         }
-        m.projectors.emplace_back(m.config.arch, m.config.grid(), e.width(), parts.llm.width);
+        m.projectors.emplace_back(m.config.arch.mapping, e.times() / m.config.arch.temporal_factor, m.config.grid(), e.width(), parts.llm.width);
         if (i > 0 && e.times() != m.encoders[0].times())
             fail(Exit::bad_weights, m.config.path, ": the encoders' features have different lengths: ", m.encoders[0].name, " ", m.encoders[0].times(), " frames, ", e.name, " ",
                  e.times(), "; choose num_frames so that they agree (ViViT halves its own)");

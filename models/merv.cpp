@@ -46,18 +46,18 @@ int Encoder::side() const {
 }
 Tensor Encoder::features(const nn::Pixels& x) const { return std::visit([&](const auto& m) { return m.features(x); }, model); }
 
-Projector::Projector(const Arch& arch, int side, int64_t in, int64_t out) : arch(arch), side(side) {
-    switch (arch.mapping) {
+Projector::Projector(Arch::Mapping mapping, int frames, int side, int64_t in, int64_t out) : frames(frames), side(side) {
+    switch (mapping) {
         case Arch::Mapping::linear: layers = {{in, out}}; break;
         case Arch::Mapping::gelu_mlp: layers = {{in, out}, {out, out}}; break;
         case Arch::Mapping::fused_gelu_mlp: layers = {{in, 4 * in}, {4 * in, out}, {out, out}}; break;
     }
 }
 Tensor Projector::operator()(const Tensor& features) const {
-    const int64_t T = features.dim(0), Y = std::llround(std::sqrt(double(features.dim(1)))), C = features.dim(2), t = T / arch.temporal_factor;
+    const int64_t T = features.dim(0), Y = std::llround(std::sqrt(double(features.dim(1)))), C = features.dim(2);
     CHECK(Y * Y == features.dim(1), "projector: features ", features, " are not on a square grid");
-    Tensor x = nn::adaptive_pool(features.reshape({1, T, Y, Y, C}), t, side, side);             // (1, t, s, s, C)
-    x = x.reshape({t * side * side, C});
+    Tensor x = nn::adaptive_pool(features.reshape({1, T, Y, Y, C}), frames, side, side);             // (1, t, s, s, C)
+    x = x.reshape({int64_t(frames) * side * side, C});
     for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, {.act = i + 1 < layers.size() ? nn::Act::gelu : nn::Act::none});
     return x;                                                                                   // (t s s, D)
 }
@@ -90,7 +90,7 @@ Tensor Fusion::weights(const std::vector<Tensor>& x, Formula formula) const {
 }
 
 int64_t Merv::visual_tokens() const {
-    return encoders.empty() ? 0 : int64_t(encoders[0].times() / config.arch.temporal_factor) * config.projector_token_length;
+    return projectors.empty() ? 0 : int64_t(projectors[0].frames) * projectors[0].side * projectors[0].side;
 }
 
 Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& watch) const {

@@ -35,13 +35,12 @@ struct Encoder {
     Tensor features(const nn::Pixels& frames) const;    // (F, 3, S, S) -> (times, side^2, C)
 };
 
-// Average pooling to (frames / factor) x s x s, then Linear, or Linear-GELU-Linear, or Linear-GELU-Linear-GELU-Linear.
+// Average pooling to t x s x s, then Linear, or Linear-GELU-Linear, or Linear-GELU-Linear-GELU-Linear.
 struct Projector {
     std::vector<nn::Linear> layers;
-    Arch arch;
-    int side = 8;
+    int frames = 16, side = 8;                  // t, s
     Projector() = default;
-    Projector(const Arch&, int side, int64_t in, int64_t out);
+    Projector(Arch::Mapping, int frames, int side, int64_t in, int64_t out);
     Tensor operator()(const Tensor& features) const;    // (T, N, C) -> (t s s, D), frame-major
     void visit(auto&& f) {                      // the reference wraps twice: AveragePooling*Projector.projector.projector
         for (size_t i = 0; i < layers.size(); i++) f(layers.size() == 1 ? "projector.projector" : "projector.projector." + std::to_string(2 * i), layers[i]);

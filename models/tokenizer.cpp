@@ -1,5 +1,6 @@
 #include "models/tokenizer.h"
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>

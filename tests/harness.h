@@ -44,10 +44,10 @@ struct Verdict {
 // Each setting runs on exact-size inputs (AddressSanitizer then sees any access outside), and once more on one thread with unaligned
 // inputs amid NaN: its bits may depend on neither.
 Verdict judge(const std::string& op, const std::vector<Setting>& settings);
-// Judges inside a TEST_CASE: one line with the worst error and its limit (MERV_TEST_VERBOSE=1: one per setting), one failure per complaint.
+// Judges inside a TEST_CASE: one line with the worst error and its limit (MERV_TEST_VERBOSE=1: one per setting; MERV_TEST_SEED=N: other inputs), one failure per complaint.
 void check_op(const std::string& op, const std::vector<Setting>& settings);
 
-Tensor normal(Shape shape, std::string_view seed, double mean = 0, double spread = 1, DType dtype = DType::f32);
+Tensor normal(Shape shape, std::string_view purpose, double mean = 0, double spread = 1, DType dtype = DType::f32);
 bool same_bits(const Tensor& a, const Tensor& b);       // shape, dtype and every bit
 Tensor amid_nan(const Tensor& t);                       // a copy at an odd address, with NaN (u8: 255) on both sides
 

@@ -176,7 +176,7 @@ TEST_CASE("languagebind config: the vision tower's") {
 
 static const std::string llama2 = R"({"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096,
  "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
- "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "tie_word_embeddings": false, "torch_dtype": "float16", "vocab_size": 32000})";
+ "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "tie_word_embeddings": false, "vocab_size": 32000, "torch_dtype": "float16"})";
 
 TEST_CASE("llama config: LLaMA-2's, and rope scaling") {
     const LlamaConfig c = parse_llama_config(llama2, "F");

@@ -1,10 +1,13 @@
 // tokenizer: ids and texts equal SentencePiece's and the fast Hugging Face tokenizer's (tests/golden/tokenizer.py), text
 // streams as it grows, and no file, however broken, does worse than one clear error.
 #include "tests/test.h"
+#include <bit>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include "core/log.h"
 #include "core/rng.h"
 #include "models/tokenizer.h"
@@ -202,9 +205,9 @@ TEST_CASE("tokenizer: a byte run streams when it ends or breaks") {
     EXPECT(streamed({b + 0xc3, t.eos(), 600, b + 0xa9}) == Texts{"", "", "", "", "\xC3\xA9"});
     EXPECT(streamed({b + 0xe2, b + 0x82}) == Texts{"", "", bad + bad});
     StreamDecoder again(t);
-    const int32_t space = t.encode("").empty() ? t.encode("a").front() : 0;      // a piece that starts with the dummy prefix
+    const int32_t space = t.encode("a").front();                // starts with the dummy prefix
     const std::string first = again.add(space) + again.finish();
-    EXPECT_EQ(again.add(space) + again.finish(), first);
+    EXPECT_EQ(again.add(space) + again.finish(), first);         // finish() starts anew
 }
 
 TEST_CASE("tokenizer: a megabyte of text takes well under a few seconds") {

@@ -19,7 +19,7 @@ struct Scratch {
     alignas(64) float q[kQueries * kMaxD];      // [query][d]
     alignas(64) float o[kQueries * kMaxD];
     alignas(64) float p[kGroup][kKeys];
-    float max[kQueries], sum[kQueries];
+    float max[kQueries], sum[kQueries], before[kGroup];
 };
 
 // p[g][key] = q[g] . k[key], summed over d from 0
@@ -40,17 +40,19 @@ void scores(Scratch& s, int64_t q0, int64_t D) {
     }
 }
 
-// o[q0 + g] += p[g] v, keys from 0
+// o[q0 + g] = before[g] o[q0 + g] + p[g] v: the block's sum runs from zero, which keeps long sequences accurate
 void weighted_values(Scratch& s, int64_t q0, int64_t D, int64_t keys) {
     for (int64_t d = 0; d < D; d += kLanes) {
-        Vec acc[kGroup];
-        for (int g = 0; g < kGroup; g++) acc[g] = load(s.o + (q0 + g) * kMaxD + d);
+        Vec acc[kGroup] = {};
         for (int64_t k = 0; k < keys; k++) {
             const Vec v = load(s.v + k * kMaxD + d);
 #pragma GCC unroll 4
             for (int g = 0; g < kGroup; g++) acc[g] = madd(broadcast(s.p[g][k]), v, acc[g]);
         }
-        for (int g = 0; g < kGroup; g++) store(s.o + (q0 + g) * kMaxD + d, acc[g]);
+        for (int g = 0; g < kGroup; g++) {
+            float* o = s.o + (q0 + g) * kMaxD + d;
+            store(o, madd(load(o), broadcast(s.before[g]), acc[g]));
+        }
     }
 }
 
@@ -100,9 +102,7 @@ void head(const AttentionFwd& a, int64_t s, int64_t h, int64_t q_begin, int64_t 
             scores(w, i, D);
             for (int64_t g = 0; g < kGroup; g++) {
                 const int64_t seen = i + g < queries ? std::clamp<int64_t>(visible(q_begin + i + g) - k0, 0, n) : 0;
-                const float before = softmax_step(w.p[g], seen, a.scale, w.max[i + g], w.sum[i + g]);
-                float* o = w.o + (i + g) * kMaxD;
-                if (before != 1.0f) for (int64_t d = 0; d < D; d++) o[d] *= before;
+                w.before[g] = softmax_step(w.p[g], seen, a.scale, w.max[i + g], w.sum[i + g]);
             }
             weighted_values(w, i, D, n);
         }
