@@ -186,6 +186,7 @@ class Video {
     Handle<AVFrame> picture_ = own(av_frame_alloc());
     AVStream* stream_ = nullptr;
     double fps_ = 0;
+    std::string remark_;                                        // what FFmpeg complained about while listing, and went on
     std::vector<Packet> packets_;
     std::vector<Shown> shown_;
     size_t first_key_ = 0;                                      // nothing before it can be decoded
@@ -208,7 +209,10 @@ Video::Video(const std::string& path) : path_(path) {
     codec_->thread_count = 0;                                   // as many as there are cores; results do not depend on it
     codec_->pkt_timebase = stream_->time_base;
     int r = avcodec_parameters_to_context(codec_.get(), stream_->codecpar);
-    if (r >= 0) r = avcodec_open2(codec_.get(), decoder, nullptr);
+    AVDictionary* options = nullptr;
+    if (stream_->codecpar->codec_id == AV_CODEC_ID_GIF) av_dict_set(&options, "trans_color", "0", 0);  // where nothing was drawn: black, as in PIL
+    if (r >= 0) r = avcodec_open2(codec_.get(), decoder, &options);
+    av_dict_free(&options);
     if (r < 0) refuse("its ", decoder->name, " stream cannot be decoded", because(r), "; convert it, e.g. to H.264 in MP4");
     const AVRational rate = stream_->avg_frame_rate.num > 0 && stream_->avg_frame_rate.den > 0 ? stream_->avg_frame_rate : stream_->r_frame_rate;
     fps_ = rate.num > 0 && rate.den > 0 ? av_q2d(rate) : 0;
@@ -286,7 +290,7 @@ void Video::list_packets() {
         const AVIndexEntry* e = avformat_index_get_entry(stream_, i);
         if (e->pos + e->size > size) refuse("is cut off: its frames from number ", i, " of ", avformat_index_get_entries_count(stream_), " on lie past the end of the file; copy or download it again");
     }
-    if (const std::string said = messages_.first(); !said.empty()) warn(path_, ": ", said);
+    remark_ = messages_.first();
     while (first_key_ < packets_.size() && !packets_[first_key_].key) first_key_++;
     if (first_key_ == packets_.size()) first_key_ = 0;          // a stream that marks none
     for (size_t i = 0; i < packets_.size(); i++) shown_.push_back({packets_[i].pts, i});
@@ -432,6 +436,7 @@ Tensor Video::read(const std::vector<int64_t>& numbers) {
         if (other == total() || replaced[next]) refuse(when(numbers[next]), " cannot be decoded", because(), "; the file is damaged, copy or download it again");
         wanted[next] = other, replaced[next] = true;
     }
+    if (!remark_.empty()) warn(path_, ": ", remark_, "; the ", total(), " frames that are there are used");
     return frames;
 }
 

@@ -10,6 +10,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool exists(const std::string& path) {
+    std::error_code ignored;
+    return fs::exists(path, ignored);
+}
+void require_folder(const std::string& path, const char* advice) {
+    std::error_code error;
+    const fs::file_status s = fs::status(path, error);
+    if (!fs::is_directory(s))
+        fail(Exit::bad_weights, path, fs::exists(s) ? ": is not a folder" : s.type() == fs::file_type::not_found ? ": no such folder" : ": " + error.message(), "; ", advice);
+}
+
 // One file (or set of shards) and the parameters it must bring.
 struct Source {
     std::string what;                           // "the dinov2 encoder"
@@ -109,8 +120,8 @@ void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& 
 
 Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
     const std::string path = folder + "/tokenizer.model";
-    if (!fs::exists(path))
-        fail(Exit::bad_weights, folder, ": no tokenizer.model", fs::exists(folder + "/tokenizer.json") ? " (a tokenizer.json alone is not readable yet)" : "",
+    if (!exists(path))
+        fail(Exit::bad_weights, folder, ": no tokenizer.model", exists(folder + "/tokenizer.json") ? " (a tokenizer.json alone is not readable yet)" : "",
              "; copy it from the language model's original folder");
     Tokenizer t = Tokenizer::load(path);
     if (llm.vocab < t.size()) fail(Exit::bad_weights, path, ": ", t.size(), " pieces, but the language model has ", llm.vocab, " rows; they belong to different models");
@@ -148,6 +159,8 @@ Merv build(const MervParts& parts) {
             if (e.name == "dinov2") e.mean = {0.485f, 0.456f, 0.406f}, e.std = {0.229f, 0.224f, 0.225f};
             else e.mean = e.std = {0.5f, 0.5f, 0.5f};
         }
+        if (e.times() < m.config.arch.temporal_factor)
+            fail(Exit::bad_weights, m.config.path, ": ", m.config.arch_specifier, " makes one frame of ", m.config.arch.temporal_factor, ", ", e.name, " gives ", e.times());
         m.projectors.emplace_back(m.config.arch.mapping, e.times() / m.config.arch.temporal_factor, m.config.grid(), e.width(), parts.llm.width);
         if (i > 0 && e.times() != m.encoders[0].times())
             fail(Exit::bad_weights, m.config.path, ": the encoders' features have different lengths: ", m.encoders[0].name, " ", m.encoders[0].times(), " frames, ", e.name, " ",
@@ -160,11 +173,11 @@ Merv build(const MervParts& parts) {
 }
 
 LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
-    if (!fs::is_directory(folder)) fail(Exit::bad_weights, folder, fs::exists(folder) ? ": is not a folder" : ": no such folder", "; give a MERV folder (docs/model-folder.md)");
+    require_folder(folder, "give a MERV folder (docs/model-folder.md)");
     LoadedModel loaded;
     Merv& m = loaded.merv;
     std::vector<Source> sources;                // they point into loaded.merv, which stays where it is
-    if (!fs::exists(folder + "/llm") && fs::exists(folder + "/tokenizer.model")) {      // a language model alone
+    if (!exists(folder + "/llm") && exists(folder + "/tokenizer.model")) {      // a language model alone
         MervParts parts{.llm = read_llama_config(folder)};
         m = build(parts);
         m.tokenizer = load_tokenizer(folder, parts.llm);
@@ -172,13 +185,15 @@ LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
         bind(loaded, sources, options);
         return loaded;
     }
+    if (!exists(folder + "/config.json")) fail(Exit::bad_weights, folder, ": holds no config.json; give a MERV folder (docs/model-folder.md)");
+    require_folder(folder + "/llm", "link the language model's own folder there");
     MervParts parts{.config = read_merv_config(folder + "/config.json"), .llm = read_llama_config(folder + "/llm")};
     MervConfig& c = parts.config;
     override_frames(c, options.num_frames);
     const size_t used = !options.vision ? 0 : c.feature_fusion == "first" ? 1 : c.video_backbone_ids.size();
     auto part_folder = [&](size_t i) { return folder + "/encoders/" + c.video_backbone_ids[i]; };
     for (size_t i = 0; i < used; i++) {
-        if (!fs::is_directory(part_folder(i))) fail(Exit::bad_weights, part_folder(i), ": no such folder; link the encoder's own folder there");
+        require_folder(part_folder(i), "link the encoder's own folder there");
         parts.encoders.push_back(read_encoder_config(c.video_backbone_ids[i], part_folder(i)));
     }
     Source own{"the projectors and the fusion", used ? Checkpoint::open(folder) : Checkpoint{}, {}, {}};

@@ -1,9 +1,13 @@
 // merv-ask: a question about a clip, answered.
+#include <algorithm>
 #include <chrono>
+#include <climits>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <set>
 #include <omp.h>
+#include <unistd.h>
 #include <nlohmann/json.hpp>
 #include "core/log.h"
 #include "core/program.h"
@@ -23,11 +27,12 @@ double ms_since(Clock::time_point start) { return std::chrono::duration<double, 
 
 std::string in_ms(double ms) {
     char text[32];
-    std::snprintf(text, sizeof text, ms < 10 ? "%.1f ms" : ms < 10000 ? "%.0f ms" : "%.0f ms", ms);
+    if (ms < 10000) std::snprintf(text, sizeof text, ms < 10 ? "%.1f ms" : "%.0f ms", ms);
+    else std::snprintf(text, sizeof text, "%.1f s", ms / 1000);
     return text;
 }
 std::string trimmed(const std::string& s) {     // what Python's strip() takes off, ASCII part
-    const char* space = " \t\n\r\v\f";
+    const char* space = " \t\n\r\v\f\x1c\x1d\x1e\x1f";
     const size_t begin = s.find_first_not_of(space);
     return begin == std::string::npos ? "" : s.substr(begin, s.find_last_not_of(space) - begin + 1);
 }
@@ -64,7 +69,13 @@ class Streamer {
 // Everything the flags ask to be shown about the stages on the way.
 class Report {
   public:
-    Report(const Flags& flags) : shapes_(flags.on("shapes")), dump_(flags.text("dump")) {}
+    explicit Report(const Flags& flags) : shapes_(flags.on("shapes")), dump_(flags.text("dump")) {
+        if (!flags.has("dump")) return;         // told now, not after minutes of work
+        const auto folder = std::filesystem::path(dump_).parent_path();
+        std::error_code ignored;
+        if (dump_.empty() || std::filesystem::is_directory(dump_, ignored) || access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
+            fail(Exit::usage, "--dump '", dump_, "' cannot be written; give a file's name in a folder that exists");
+    }
     Watcher watcher() {
         return {.on_stage = [this](const Stage& s) { stage(s); }, .wants_pixels = !dump_.empty()};
     }
@@ -111,11 +122,13 @@ ClipRange clip_range(const Flags& flags) {
     if (flags.has("frames-fps")) r.frames_fps = flags.number("frames-fps");
     if (r.frames_fps && *r.frames_fps <= 0) fail(Exit::usage, "--frames-fps must be above 0");
     if (r.start && *r.start < 0) fail(Exit::usage, "--clip-start must not be negative");
+    for (const char* part : {"clip-start", "clip-end", "end-frame", "frames-fps"})
+        if (flags.has(part) && !flags.has("video")) warn("--", part, " belongs to --video: it is not used");
     return r;
 }
 
 Sampling sampling(const Flags& flags) {
-    Sampling s{.temperature = flags.number("temperature"), .top_k = int(flags.integer("top-k")), .top_p = flags.number("top-p"),
+    Sampling s{.temperature = flags.number("temperature"), .top_k = int(std::clamp<int64_t>(flags.integer("top-k"), -1, INT_MAX)), .top_p = flags.number("top-p"),
                .min_p = flags.number("min-p"), .seed = uint64_t(flags.integer("seed"))};
     check(s);
     return s;
@@ -140,7 +153,7 @@ int ask(const Flags& flags) {
     if (builder_name != "auto") parse_builder(builder_name);
     const ClipRange range = clip_range(flags);
     const bool sees = !video.empty() || !image.empty();
-    GenerateOptions options{.max_tokens = flags.integer("max-tokens"), .sampling = sampling(flags), .stop = {}};
+    GenerateOptions options{.max_tokens = std::min<int64_t>(flags.integer("max-tokens"), INT_MAX), .sampling = sampling(flags), .stop = {}};
     choose_device(flags);
     if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
     NoGrad inference;
@@ -153,12 +166,14 @@ int ask(const Flags& flags) {
     const LoadedModel loaded = load_model(folder, {.num_frames = flags.has("num-frames") ? flags.integers("num-frames") : std::vector<int64_t>{},
                                                    .tokens = int64_t(std::min<size_t>(longest, 1 << 20)) + 256 + options.max_tokens, .vision = sees});
     const Merv& m = loaded.merv;
+    const LlamaConfig& llm = m.llm.config;
     if (sees && m.encoders.empty()) fail(Exit::bad_weights, folder, ": a language model alone; it cannot see. Ask without --video and --image, or give a MERV folder");
+    if (sees && formula == "paper" && m.fusion.query && m.fusion.query.dim(1) != llm.width)
+        fail(Exit::usage, "--fusion paper needs a query as wide as the language model, ", llm.width, "; this model's has ", m.fusion.query.dim(1), ": use --fusion code");
     report.ms["load"] = ms_since(start);
     say("load     ", folder, ": ", loaded.parameters, " parameters, ", loaded.weight_bytes >> 20, " MiB, ", in_ms(report.ms["load"]));
 
     // ---- the questions as tokens, exactly one BOS each
-    const LlamaConfig& llm = m.llm.config;
     const int bos = llm.bos >= 0 ? llm.bos : m.tokenizer.bos();
     if (bos < 0 || bos >= llm.vocab) fail(Exit::bad_weights, folder, ": neither the configs nor the tokenizer name a BOS token that the model has");
     options.stop = !llm.eos.empty() ? llm.eos : std::vector<int>{m.tokenizer.eos()};
@@ -228,6 +243,8 @@ int ask(const Flags& flags) {
         if (!flags.on("json")) streamer.finish();
         const double generate_ms = ms_since(start);
         report.ms["generate"] += generate_ms;
+        const bool ended = std::find(options.stop.begin(), options.stop.end(), ids.back()) != options.stop.end();
+        if (!ended && int64_t(ids.size()) < options.max_tokens) warn("the answer ends where the language model's context of ", llm.max_positions, " tokens is full");
         say("answer   ", ids.size(), " tokens, ", in_ms(generate_ms), ", ", in_ms(generate_ms / double(ids.size())), " each");
         answers.push_back({{"prompt", q.text}, {"text", trimmed(m.tokenizer.decode(ids))}, {"tokens", ids}, {"prompt_tokens", q.ids}});
     }
@@ -236,10 +253,10 @@ int ask(const Flags& flags) {
     if (flags.on("json")) {
         Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"fusion_weights", Json::object()}, {"ms", report.ms},
                  {"memory", peak_memory_by_tag()}, {"counts", {{"frames_encoded", Json::object()}, {"prefilled_tokens", prefilled}}},
-                 {"versions", {{"merv", kVersion}, {"commit", commit()}, {"compiler", compiler()}, {"isa", isa()}, {"ffmpeg", ffmpeg_version()}}}};
+                 {"versions", {{"commit", commit()}, {"compiler", compiler()}, {"isa", isa()}, {"ffmpeg", ffmpeg_version()}}}};
         for (size_t i = 0; i < visual.weights.size(); i++) out["fusion_weights"][m.encoders[i].name] = visual.weights[i];
         for (size_t i = 0; i < visual.frames_encoded.size(); i++) out["counts"]["frames_encoded"][m.encoders[i].name] = visual.frames_encoded[i];
-        std::printf("%s\n", out.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+        std::printf("%s\n", out.dump(-1, ' ', true, Json::error_handler_t::replace).c_str());        // ASCII: no control character of any kind is left
     }
     return 0;
 }

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Lines of code by folder, and the two budgets (docs/architecture.md): the reading path and the whole product.
+cd "$(dirname "$0")/.." || exit 1
+count() { cat /dev/null $(git ls-files -- "$@") | wc -l; }
+row() { printf '%-46s %6d\n' "$1" "$2"; }
+for folder in core kernels nn models data weights train bench tests; do
+    n=$(count "$folder/*.h" "$folder/*.cpp" "$folder/*.cu" "$folder/*.cuh")
+    [ "$n" = 0 ] || row "$folder" "$n"
+done
+reading=$(count 'core/*.h' 'core/*.cpp' 'nn/*.h' 'nn/*.cpp' 'models/*.h' 'models/*.cpp' 'kernels/*.h' 'kernels/cpu/*')
+emulator=$(count 'kernels/emu/*')
+product=$(($(count core kernels nn models data weights train -- ':!*.md' ':!data/samples') - emulator))
+row 'reading path (core nn models kernels/*.h cpu)' "$reading"
+row 'product (without tests, bench, emulator)' "$product"
+status=0
+[ "$reading" -le 9000 ] || { echo "the reading path is over its budget of 9000 lines"; status=1; }
+[ "$product" -le 24000 ] || { echo "the product is over its budget of 24000 lines"; status=1; }
+exit $status
