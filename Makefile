@@ -8,11 +8,10 @@ FUZZ_SECONDS ?= 20
 comma := ,
 B     ?= build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
 
-FOLDERS := core kernels kernels/cpu nn models train data weights
+FOLDERS := core kernels kernels/cpu nn models train data weights bench
 MAINS   := $(wildcard $(FOLDERS:%=%/main_*.cpp))
 LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp)))
 TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
-BENCHES := $(wildcard bench/*.cpp)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
 
@@ -45,8 +44,8 @@ demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(B)/bin
 bench: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) $(BENCHES:%.cpp=$(B)/%)
-	@for b in $(BENCHES:%.cpp=$(B)/%); do $$b || exit 1; done
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/bin/merv-bench
+	@$(B)/bin/merv-bench ops
 
 $(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) ; @rm -f $@ ; ar rcs $@ $^
 $(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
@@ -55,7 +54,6 @@ $(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.
 endef
 $(foreach m,$(MAINS),$(eval $(call program,$(m))))
 $(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $(link)
-$(BENCHES:%.cpp=$(B)/%): $(B)/%: $(B)/%.o $(B)/libmerv.a ; $(link)
 link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@

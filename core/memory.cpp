@@ -46,7 +46,7 @@ size_t left_by_groups(const std::string& root) {
     for (std::string line; std::getline(in, line);) {           // "4:memory:/a/b" (v1) or "0::/a/b" (v2)
         const size_t first = line.find(':'), second = first == line.npos ? line.npos : line.find(':', first + 1);
         if (second == line.npos) continue;
-        const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+        const std::string controllers = concat(",", line.substr(first + 1, second - first - 1), ",");
         const bool v2 = controllers == ",,";
         if (!v2 && controllers.find(",memory,") == controllers.npos) continue;
         const std::string tree = root + "/sys/fs/cgroup" + (v2 ? "" : "/memory");

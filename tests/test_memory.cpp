@@ -7,6 +7,8 @@
 using namespace merv;
 using test::TempDir;
 
+namespace {
+
 // A machine with 1000 KiB available and these files below it.
 struct Machine {
     TempDir dir;
@@ -20,6 +22,8 @@ struct Machine {
     }
     size_t available() const { return available_memory(dir.path.string()); }
 };
+
+}
 
 TEST_CASE("memory: the least of the kernel's and the groups' limits") {
     EXPECT_EQ(Machine({}).available(), 1024000);
