@@ -202,7 +202,7 @@ MervConfig parse_merv_config(const std::string& text, const std::string& path) {
     c.arch = parse_arch(c.arch_specifier, path);
     c.feature_fusion = f.choice("feature_fusion", kFusions, kFusionsLater);
     c.llm_backbone_id = f.choice("llm_backbone_id", kLanguageModels, kLanguageModelsLater);
-    c.image_resize_strategy = f.choice("image_resize_strategy", {"resize-naive"}, {"resize-crop", "letterbox"});
+    c.image_resize_strategy = f.choice("image_resize_strategy", {"resize-naive", "resize-crop", "letterbox"}, {});
     const Json* ids = f.find("video_backbone_ids");
     if (!ids || !ids->is_array() || ids->empty() || ids->size() > 16) f.bad("video_backbone_ids", "a list of 1 to 16 texts is expected");
     for (const Json& id : *ids) {
@@ -210,6 +210,8 @@ MervConfig parse_merv_config(const std::string& text, const std::string& path) {
         c.video_backbone_ids.push_back(id.get<std::string>());
         f.require_choice("video_backbone_ids", c.video_backbone_ids.back(), kBackbones, kBackbonesLater);
     }
+    if (c.image_resize_strategy != "resize-naive" && std::any_of(c.video_backbone_ids.begin(), c.video_backbone_ids.end(), [](const std::string& id) { return id.starts_with("languagebind"); }))
+        f.bad("image_resize_strategy", "LanguageBind, which always crops, goes with resize-naive only");     // the reference asserts it
     const size_t n = c.video_backbone_ids.size();
     if (std::set(c.video_backbone_ids.begin(), c.video_backbone_ids.end()).size() != n) f.bad("video_backbone_ids", "each backbone may be there once");
 

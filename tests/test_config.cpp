@@ -74,7 +74,7 @@ TEST_CASE("merv config: choices, those to come and those unknown") {
     EXPECT_REFUSED(merv_refusal("feature_fusion", "\"mean\""), "is \"mean\", which is unknown; the choices are cross_attention_avg_lq, first");
     EXPECT_REFUSED(merv_refusal("llm_backbone_id", "\"qwen2.5-3b-instruct\""), "not supported yet; the choices are llama2-7b-pure,");
     EXPECT_REFUSED(merv_refusal("llm_backbone_id", "\"gpt-2\""), "unknown; the choices are llama2-7b-pure,");
-    EXPECT_REFUSED(merv_refusal("image_resize_strategy", "\"letterbox\""), "not supported yet; the choices are resize-naive");
+    EXPECT_REFUSED(merv_refusal("image_resize_strategy", "\"letterbox\""), "goes with resize-naive only");
     EXPECT_REFUSED(merv_refusal("video_backbone_ids", "[\"hiera-base-plus-video\"]"), "not supported yet; the choices are languagebind-video-noclass, dinov2");
     EXPECT_REFUSED(merv_refusal("video_backbone_ids", "[\"clip\"]"), "is \"clip\", which is unknown; the choices are languagebind-video-noclass");
 }

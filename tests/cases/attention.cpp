@@ -38,7 +38,7 @@ Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& 
                 double top = -INFINITY, sum = 0;
                 for (int64_t j = 0; j < seen; j++) {
                     double dot = 0;
-                    for (int64_t d = 0; d < D; d++) dot = q(dot + in[at.q_input][at.q(s, i, h, d)] * in[at.k_input][at.k(s, j, shared, d)]);
+                    for (int64_t d = 0; d < D; d++) dot = q(dot + q(in[at.q_input][at.q(s, i, h, d)] * in[at.k_input][at.k(s, j, shared, d)]));
                     score.push_back(q(dot * scale));
                     top = std::max(top, score.back());
                 }
@@ -46,7 +46,7 @@ Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& 
                 logs[size_t((s * H + h) * p.Nq + i)] = score.empty() ? -INFINITY : q(top + q(std::log(sum)));
                 for (int64_t d = 0; d < D && !score.empty(); d++) {
                     double v = 0;
-                    for (size_t j = 0; j < score.size(); j++) v = q(v + score[j] * in[at.v_input][at.v(s, int64_t(j), shared, d)]);
+                    for (size_t j = 0; j < score.size(); j++) v = q(v + q(score[j] * in[at.v_input][at.v(s, int64_t(j), shared, d)]));
                     o[size_t(((s * p.Nq + i) * H + h) * D + d)] = q(v / sum);
                 }
             }

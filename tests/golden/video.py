@@ -9,6 +9,7 @@ the project, by hand, never in CI.
   made        small files (base64) with what their frames should be: decord reading straight through from the start, since its
               seeking damages or misplaces frames of some of them (of MPEG-TS from the first on: there the same packets in MP4,
               and for the cut file the uncut one, are read), or Pillow
+  images      small PNG and JPEG files and what Pillow makes of them
   linspace    frame numbers of the reference's load_video
   transform.json   Pillow, torchvision and torch on pictures given by formulas
 """
@@ -71,7 +72,7 @@ def straight_through(path):
 
 
 def made(folder):
-    source = ["-f", "lavfi", "-i", "testsrc2=s=48x32:r=25:d=1.4,scroll=h=0.04:v=0.02", "-pix_fmt", "yuv420p", "-threads", "1"]
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1.4,scroll=h=0.04:v=0.02", "-pix_fmt", "yuv420p", "-threads", "1"]
     x264 = ["-c:v", "libx264", "-g", "8", "-crf", "28", "-flags:v", "+bitexact"]
     ffmpeg(*source, *x264, "-bf", "3", "-x264-params", "open-gop=1:b-adapt=0", folder / "open_gop.mp4")
     ffmpeg("-i", folder / "open_gop.mp4", "-c", "copy", folder / "open_gop.ts")
@@ -110,6 +111,28 @@ def made(folder):
     pixels = [np.array(p) for p in moving]
     clear = [Image.fromarray(np.where((p == (10, 200, 30, 255)).all(-1, keepdims=True), np.uint8(0), p)) for p in pixels]
     gif("transparent.gif", clear, duration=100, disposal=2)
+    return out
+
+
+def images():
+    rgb = pattern(11, 14)
+    alpha = (np.arange(11 * 14) * 3 % 256).astype(np.uint8).reshape(11, 14, 1)
+    palette = Image.fromarray(rgb).quantize(40)
+    deep = np.arange(11 * 14, dtype=np.uint16).reshape(11, 14) * 425
+    kinds = [("rgb.png", Image.fromarray(rgb), {}), ("rgba.png", Image.fromarray(np.concatenate([rgb, alpha], 2)), {}), ("grey.png", Image.fromarray(rgb[..., 1]), {}),
+             ("grey_alpha.png", Image.fromarray(np.concatenate([rgb[..., 1:2], alpha], 2)), {}), ("palette.png", palette, {}), ("palette_transparent.png", palette, {"transparency": 3}),
+             ("one_bit.png", Image.fromarray(rgb[..., 1] > 100), {}), ("rgb_444.jpg", Image.fromarray(rgb), {"quality": 95, "subsampling": 0}), ("grey.jpg", Image.fromarray(rgb[..., 0]), {"quality": 95}),
+             ("progressive_420.jpg", Image.fromarray(pattern(33, 41) // 8 + 100), {"quality": 90, "subsampling": 2, "progressive": True})]
+    out = []
+    for name, image, how in kinds:
+        data = io.BytesIO()
+        image.save(data, "JPEG" if name.endswith("jpg") else "PNG", **how)
+        expected = np.array(Image.open(data).convert("RGB"))
+        out.append({"name": name, "height": expected.shape[0], "width": expected.shape[1], "base64": base64.b64encode(data.getvalue()).decode(), "rgb_base64": base64.b64encode(expected.tobytes()).decode()})
+    data = io.BytesIO()  # Pillow clips 16-bit grey to 255 where every viewer scales it: here the upper byte is expected
+    Image.fromarray(deep).save(data, "PNG")
+    expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, 2)
+    out.append({"name": "grey_16_bit.png", "height": 11, "width": 14, "base64": base64.b64encode(data.getvalue()).decode(), "rgb_base64": base64.b64encode(expected.tobytes()).decode()})
     return out
 
 
@@ -177,7 +200,7 @@ def main():
         clips.append(clip(path, str(path)))
     with tempfile.TemporaryDirectory() as folder:
         small = made(Path(folder))
-    result = {"versions": VERSIONS, "grid": GRID, "clips": [c for c in clips if c], "made": small, "linspace": linspaces()}
+    result = {"versions": VERSIONS, "grid": GRID, "clips": [c for c in clips if c], "made": small, "images": images(), "linspace": linspaces()}
     for name, value in [("video_frames.json", result), ("transform.json", transforms())]:
         text = "{\n" + ",\n".join(f" {json.dumps(k)}: " + ("[\n  " + ",\n  ".join(json.dumps(i) for i in v) + "\n ]" if isinstance(v, list) else json.dumps(v)) for k, v in value.items()) + "\n}\n"
         (args.out / name).write_text(text)
