@@ -8,7 +8,7 @@ std::span<const FlagSpec> flag_table() {
         {"help", FlagSpec::boolean, "false", "", "show this text", 'h'},
         {"version", FlagSpec::boolean, "false", "", "show the version and what it was built with"},
         {"verbose", FlagSpec::boolean, "false", "", "say more on stderr", 'v'},
-        {"quiet", FlagSpec::boolean, "false", "", "say nothing on stderr but errors", 'q'},
+        {"quiet", FlagSpec::boolean, "false", "", "say nothing on stderr but errors and what other flags ask for", 'q'},
         {"print-config", FlagSpec::boolean, "false", "", "show every setting and where it came from, then stop"},
 
         {"model", FlagSpec::text, nullptr, "DIR", "the model folder (docs/model-folder.md)", 'm', {"model-path"}},
@@ -40,6 +40,8 @@ std::span<const FlagSpec> flag_table() {
         {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
+        {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model to copy into the folder"},
+        {"dry-run", FlagSpec::boolean, "false", "", "show what would be written, write nothing"},
     };
     return table;
 }

@@ -81,7 +81,7 @@ std::string json_syntax_error(const nlohmann::json::exception& e) {
 std::string read_text(const std::string& path, size_t most, Exit code) {
     std::error_code error;
     const auto status = std::filesystem::status(path, error);
-    if (!std::filesystem::exists(status)) fail(code, path, ": no such file");
+    if (!std::filesystem::exists(status)) fail(code, path, ": ", status.type() == std::filesystem::file_type::not_found ? "no such file" : error.message());
     if (!std::filesystem::is_regular_file(status))
         fail(code, path, ": a file is expected, this is a ", std::filesystem::is_directory(status) ? "folder" : "special file");
     std::ifstream in(path, std::ios::binary);

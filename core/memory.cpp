@@ -77,7 +77,8 @@ size_t own_limit() {
 
 std::string row(const std::string& owner, size_t bytes) {
     char text[160];
-    std::snprintf(text, sizeof text, "\n  %-32.100s %9.2f GiB", owner.c_str(), double(bytes) / double(1 << 30));
+    const bool large = bytes >= size_t(1) << 30;
+    std::snprintf(text, sizeof text, "\n  %-44.100s %9.2f %s", owner.c_str(), double(bytes) / double(1 << (large ? 30 : 20)), large ? "GiB" : "MiB");
     return text;
 }
 

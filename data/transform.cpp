@@ -151,7 +151,8 @@ Tensor prepare(const Tensor& frames, int size, Filter filter, Resize strategy, s
         for (int64_t i = 0; i < padded.numel(); i++) padded.data<uint8_t>()[i] = colour[size_t(i % 3)];
         for (int64_t f = 0; f < F; f++)
             for (int r = 0; r < H; r++)
-                std::memcpy(padded.data<uint8_t>() + ((f * padded.dim(1) + top + r) * padded.dim(2) + left) * 3, x.data<uint8_t>() + (f * H + r) * W * 3, size_t(W) * 3);
+                std::memcpy(padded.data<uint8_t>() + ((f * padded.dim(1) + top + r) * padded.dim(2) + left) * 3,
+                            x.data<uint8_t>() + (f * H + r) * W * 3, size_t(W) * 3);
         x = padded;
     }
     if (strategy == Resize::naive) x = resize(x, size, size, filter);
@@ -200,7 +201,7 @@ Tensor languagebind_pixels(const Tensor& frames, int size) {
         const float scale = float(in) / float(out);
         std::vector<Tap> t;
         for (int i = first; i < first + size; i++) {
-            const float s = in == out ? float(i) : std::max(0.0f, scale * (float(i) + 0.5f) - 0.5f);
+            const float s = in == out ? float(i) : std::max(0.0f, std::fma(scale, float(i) + 0.5f, -0.5f));    // rounded once, as torch's build does
             const int low = std::min(int(s), in - 1);
             const float high = std::min(std::max(s - float(low), 0.0f), 1.0f);
             t.push_back({low, low + (low < in - 1), 1.0f - high, high});

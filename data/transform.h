@@ -1,6 +1,7 @@
 // From decoded frames to what an encoder is fed, value for value what the reference's transforms compute.
 //   resize                 Pillow's 8-bit resize: the filter widens when shrinking, weights are 22-bit fixed point, and the
-//                          horizontal pass is rounded to bytes before the vertical one
+//                          horizontal pass is rounded to bytes before the vertical one (from Pillow 12.2 on, tall pictures
+//                          go the other way round; MERV was trained before)
 //   prepare + normalize    every encoder but LanguageBind: resize in bytes, then (x/255 - mean)/std
 //   languagebind_pixels    normalises first, then resizes in floats without antialiasing, then crops
 // Bytes stay bytes until normalize, so encoders that share a resize share its result. Shapes that do not fit throw.
@@ -16,7 +17,7 @@ enum class Resize {                                     // image_resize_strategy
     letterbox,                                          // pad to a square, then as crop
 };
 
-// u8 (F, H, W, 3) -> u8 (F, height, width, 3), bit for bit PIL.Image.resize. A side that keeps its size is not filtered.
+// u8 (F, H, W, 3) -> u8 (F, height, width, 3), bit for bit PIL.Image.resize up to Pillow 12.1. A side that keeps its size is not filtered.
 Tensor resize(const Tensor& frames, int height, int width, Filter filter);
 
 // u8 (F, H, W, 3) -> u8 (F, 3, size, size), planar. `mean` gives the letterbox colour, int(mean * 255). crop and letterbox
@@ -27,7 +28,7 @@ Tensor prepare(const Tensor& frames, int size, Filter filter, Resize strategy, s
 Tensor normalize(const Tensor& pixels, std::array<float, 3> mean, std::array<float, 3> std);
 
 // u8 (F, H, W, 3) -> f32 (F, 3, size, size): normalise with CLIP's mean and std, short side to `size` by torch's bilinear
-// interpolation (align_corners=False, no antialias), centre crop. The reference's random flip is the caller's business.
+// interpolation (align_corners=False, no antialias), centre crop; within an ulp or two of torch. The reference's random flip is the caller's business.
 Tensor languagebind_pixels(const Tensor& frames, int size);
 
 }

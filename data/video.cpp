@@ -10,6 +10,7 @@ extern "C" {
 #include <libavutil/opt.h>
 }
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdarg>
 #include <cstring>
@@ -35,10 +36,14 @@ class Messages {
     Messages& operator=(const Messages&) = delete;
     std::string first() const { std::lock_guard lock(mutex_); return text_.substr(0, text_.find('\n')); }
     void clear() { std::lock_guard lock(mutex_); text_.clear(); }
+    std::atomic<bool> trouble = false;          // an error, or a picture patched over, since somebody set this to false
 
     static void receive(void* object, int level, const char* format, va_list arguments) {
-        Messages* m = level <= AV_LOG_ERROR ? owner(object) : nullptr;
+        const bool patched = std::strncmp(format, "concealing", 10) == 0;
+        Messages* m = level <= AV_LOG_ERROR || patched ? owner(object) : nullptr;
         if (!m) return;
+        m->trouble = true;
+        if (patched) return;
         char text[256];
         std::vsnprintf(text, sizeof text, format, arguments);
         std::lock_guard lock(m->mutex_);
@@ -169,7 +174,9 @@ class Video {
         return said.empty() && !code ? "" : " (" + (said.empty() ? error_text(code) : said) + ")";
     }
     void open();
+    void open_decoder(int threads);
     void list_packets();
+    Tensor decode(const std::vector<int64_t>& numbers);
     bool next_packet();                                         // of our stream, into packet_; false at the end
     AVFrame* next_picture();                                    // in order of output, null at the end
     void start_at(size_t packet);
@@ -202,27 +209,31 @@ Video::Video(const std::string& path) : path_(path) {
     static const bool listening = (av_log_set_callback(Messages::receive), true);
     (void)listening;
     open();
-    const AVCodec* decoder = avcodec_find_decoder(stream_->codecpar->codec_id);
-    codec_ = own(avcodec_alloc_context3(decoder));
-    codec_->opaque = &messages_;
-    codec_->max_pixels = kMaxPixels;
-    codec_->thread_count = 0;                                   // as many as there are cores; results do not depend on it
-    codec_->pkt_timebase = stream_->time_base;
-    int r = avcodec_parameters_to_context(codec_.get(), stream_->codecpar);
-    AVDictionary* options = nullptr;
-    if (stream_->codecpar->codec_id == AV_CODEC_ID_GIF) av_dict_set(&options, "trans_color", "0", 0);  // where nothing was drawn: black, as in PIL
-    if (r >= 0) r = avcodec_open2(codec_.get(), decoder, &options);
-    av_dict_free(&options);
-    if (r < 0) refuse("its ", decoder->name, " stream cannot be decoded", because(r), "; convert it, e.g. to H.264 in MP4");
+    open_decoder(0);
     const AVRational rate = stream_->avg_frame_rate.num > 0 && stream_->avg_frame_rate.den > 0 ? stream_->avg_frame_rate : stream_->r_frame_rate;
     fps_ = rate.num > 0 && rate.den > 0 ? av_q2d(rate) : 0;
     list_packets();
 }
 
+void Video::open_decoder(int threads) {
+    const AVCodec* decoder = avcodec_find_decoder(stream_->codecpar->codec_id);
+    codec_ = own(avcodec_alloc_context3(decoder));
+    codec_->opaque = &messages_;
+    codec_->max_pixels = kMaxPixels;
+    codec_->thread_count = threads;                             // 0: as many as there are cores
+    codec_->pkt_timebase = stream_->time_base;
+    AVDictionary* options = nullptr;
+    if (decoder->id == AV_CODEC_ID_GIF) av_dict_set(&options, "trans_color", "0", 0);   // where nothing was drawn: black, as in PIL
+    int r = avcodec_parameters_to_context(codec_.get(), stream_->codecpar);
+    if (r >= 0) r = avcodec_open2(codec_.get(), decoder, &options);
+    av_dict_free(&options);
+    if (r < 0) refuse("its ", decoder->name, " stream cannot be decoded", because(r), "; convert it, e.g. to H.264 in MP4");
+}
+
 void Video::open() {
     // Formats whose content is the names of other files or addresses. Whatever still slips through finds no door: io_open
     // refuses every second file, and no protocol but `file` is allowed.
-    static constexpr const char* playlists[] = {"hls", "dash", "concat", "concatf", "image2", "sdp", "rtsp", "rtp", "imf", "webm_dash_manifest", "vapoursynth", "avisynth"};
+    static constexpr const char* playlists[] = {"hls", "dash", "concat", "image2", "sdp", "rtsp", "rtp", "imf", "webm_dash_manifest", "vapoursynth", "avisynth"};
     AVDictionary* only_files = nullptr;
     av_dict_set(&only_files, "protocol_whitelist", "file", 0);
     AVIOContext* io = nullptr;
@@ -270,7 +281,8 @@ void Video::open() {
     stream_ = format_->streams[best];
     const AVCodecParameters* p = stream_->codecpar;
     if (stream_->disposition & AV_DISPOSITION_ATTACHED_PIC) refuse("holds sound and a cover picture but no video; give a file with a video stream");
-    if (!avcodec_find_decoder(p->codec_id)) refuse("is ", avcodec_get_name(p->codec_id), ", which this FFmpeg cannot decode; convert it, e.g. to H.264 in MP4");
+    if (!avcodec_find_decoder(p->codec_id))
+        refuse("is ", avcodec_get_name(p->codec_id), ", which this FFmpeg cannot decode; convert it, e.g. to H.264 in MP4");
     check_size(p);
     if (p->width <= 0 || p->height <= 0) refuse("its frame size cannot be found out", because(), "; the file is damaged, copy or download it again");
     for (unsigned i = 0; i < format_->nb_streams; i++) format_->streams[i]->discard = int(i) == best ? AVDISCARD_DEFAULT : AVDISCARD_ALL;
@@ -288,7 +300,8 @@ void Video::list_packets() {
     const int64_t size = avio_size(format_->pb);                // a table of contents may name bytes that were cut off
     for (int i = 0; size > 0 && i < avformat_index_get_entries_count(stream_); i++) {
         const AVIndexEntry* e = avformat_index_get_entry(stream_, i);
-        if (e->pos + e->size > size) refuse("is cut off: its frames from number ", i, " of ", avformat_index_get_entries_count(stream_), " on lie past the end of the file; copy or download it again");
+        if (e->pos + e->size > size)
+            refuse("is cut off: its frames from number ", i, " of ", avformat_index_get_entries_count(stream_), " on lie past the end of the file; copy or download it again");
     }
     remark_ = messages_.first();
     while (first_key_ < packets_.size() && !packets_[first_key_].key) first_key_++;
@@ -383,7 +396,25 @@ std::string Video::when(int64_t number) const {
     return s.str();
 }
 
+// FFmpeg's frame threads can lose the mark of a damaged picture on its way from thread to thread, but not the message about
+// it. So: all cores first, and if anything was said, again with one thread, whose marks are exact.
 Tensor Video::read(const std::vector<int64_t>& numbers) {
+    messages_.trouble = false;
+    Tensor frames;
+    try {
+        frames = decode(numbers);
+    } catch (const Error&) {
+        if (!messages_.trouble) throw;
+    }
+    if (messages_.trouble) {
+        open_decoder(1);
+        frames = decode(numbers);
+    }
+    if (!remark_.empty()) warn(path_, ": ", remark_, "; the ", total(), " frames that are there are used");
+    return frames;
+}
+
+Tensor Video::decode(const std::vector<int64_t>& numbers) {
     ToRgb rgb(stream_);
     Tensor frames({int64_t(numbers.size()), rgb.height, rgb.width, 3}, DType::u8);
     const int64_t frame_bytes = int64_t(rgb.height) * rgb.width * 3;
@@ -427,16 +458,17 @@ Tensor Video::read(const std::vector<int64_t>& numbers) {
             from_start = true;
             continue;
         }
-        if (broken_ || damaged) refuse(when(numbers[next]), " cannot be decoded", because(), "; the file is damaged there, choose a part before it or repair the file");
+        if (broken_ || damaged)
+            refuse(when(numbers[next]), " cannot be decoded", because(), "; the file is damaged there, choose a part before it or repair the file");
         // A packet without a picture of its own, and no error: VP8's invisible references, the second field of a picture,
         // pictures that lean on something cut away. What stands on the screen at that time is the picture before it.
         int64_t other = wanted[next];
         while (other >= 0 && !seen[size_t(other)]) other--;
         if (other < 0) other = std::find(seen.begin(), seen.end(), true) - seen.begin();
-        if (other == total() || replaced[next]) refuse(when(numbers[next]), " cannot be decoded", because(), "; the file is damaged, copy or download it again");
+        if (other == total() || replaced[next])
+            refuse(when(numbers[next]), " cannot be decoded", because(), "; the file is damaged, copy or download it again");
         wanted[next] = other, replaced[next] = true;
     }
-    if (!remark_.empty()) warn(path_, ": ", remark_, "; the ", total(), " frames that are there are used");
     return frames;
 }
 
@@ -461,8 +493,8 @@ struct Folder {
             const Tensor image = read_image(file);
             if (!frames) frames = Tensor({int64_t(numbers.size()), image.dim(0), image.dim(1), 3}, DType::u8);
             if (image.dim(0) != frames.dim(1) || image.dim(1) != frames.dim(2))
-                fail(Exit::bad_data, file, ": is ", image.dim(1), " x ", image.dim(0), " pixels, but the frames before it are ", frames.dim(2), " x ", frames.dim(1),
-                     "; all frames of a folder must have one size");
+                fail(Exit::bad_data, file, ": is ", image.dim(1), " x ", image.dim(0), " pixels, but the frames before it are ", frames.dim(2), " x ",
+                     frames.dim(1), "; all frames of a folder must have one size");
             frames.slice(int64_t(i), int64_t(i) + 1).copy_from(image.reshape({1, image.dim(0), image.dim(1), 3}));
         }
         return frames;
@@ -512,7 +544,8 @@ std::vector<int64_t> sample_indices(int64_t total, double fps, int frames, const
 
 namespace {
 
-template <class Source> Clip take(const std::string& path, Source& source, int64_t total, double fps, double sampling_fps, int frames, const ClipRange& range) {
+template <class Source>
+Clip take(const std::string& path, Source& source, int64_t total, double fps, double sampling_fps, int frames, const ClipRange& range) {
     Clip clip;
     clip.fps = fps, clip.total_frames = total;
     try {
@@ -535,9 +568,10 @@ Clip read_clip(const std::string& path, int frames, const ClipRange& range) {
     CHECK(frames > 0, "read_clip: ", frames, " frames");
     const bool bounded = given(range.start) || given(range.end);
     if (std::error_code ignored; std::filesystem::is_directory(path, ignored)) {
-        if (range.frames_fps && !(*range.frames_fps > 0 && std::isfinite(*range.frames_fps))) fail(Exit::usage, "--frames-fps takes a rate above 0, not ", *range.frames_fps);
+        if (range.frames_fps && !(*range.frames_fps > 0 && std::isfinite(*range.frames_fps)))
+            fail(Exit::usage, "--frames-fps takes a rate above 0, not ", *range.frames_fps);
         if (bounded && !range.frames_fps && range.end_frame.value_or(-1) < 0)
-            fail(Exit::bad_data, path, ": is a folder of frames, which has no frame rate; give it with --frames-fps, or leave out the start and end in seconds");
+            fail(Exit::bad_data, path, ": is a folder of frames, which has no frame rate; give it with --frames-fps, or leave out the times in seconds");
         const Folder folder(path);
         const double fps = range.frames_fps.value_or(0);
         return take(path, folder, int64_t(folder.files.size()), fps, bounded ? fps : 0, frames, range);

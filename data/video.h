@@ -3,8 +3,10 @@
 // Which frames: F positions spread evenly over the clip, with the arithmetic of the reference (numpy's linspace in doubles,
 // floored). "Frame n" is what decord 0.6.0 calls so: the packets of FFmpeg's best video stream, sorted by presentation time.
 // How: packets are listed once, then decoding starts at the last key frame that leaves the wanted frame whole and every
-// picture is matched by its timestamp, so each frame is the one a player shows, in RGB24 as `ffmpeg -pix_fmt rgb24` writes
-// it, rotated as the file says. Files without usable timestamps are counted through from the start.
+// picture is matched by its timestamp, so each frame is the one a player shows, rotated as the file says. Files without
+// usable timestamps are counted through from the start. RGB24 is swscale's with bilinear chroma, as decord has it and
+// `ffmpeg -vf scale=flags=bilinear -pix_fmt rgb24` writes it; with ffmpeg's own default, bicubic, 8-bit video of even height
+// comes out the same, 10-bit and odd heights do not.
 //
 // What the user can get wrong (no file, no video, damage, a clip outside it) throws Error(Exit::bad_data), one line that
 // names the file. Only the file itself is read: no other protocol, no playlist, no reference to a second file.
@@ -25,9 +27,9 @@ struct Clip {
 };
 
 struct ClipRange {
-    std::optional<double> start, end;           // seconds; an end past the last frame is clamped, with a note
-    std::optional<int64_t> end_frame;           // if >= 0: frames 0 to this one, and start and end are ignored
-    std::optional<double> frames_fps;           // rate of a folder of frames, which has none of its own
+    std::optional<double> start{}, end{};       // seconds; an end past the last frame is clamped, with a note
+    std::optional<int64_t> end_frame{};         // if >= 0: frames 0 to this one, and start and end are ignored
+    std::optional<double> frames_fps{};         // rate of a folder of frames, which has none of its own
 };
 
 // A video file or GIF; or a folder, whose *.jpg, *.jpeg and *.png are its frames in byte order of their names.

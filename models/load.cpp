@@ -1,6 +1,7 @@
 #include "models/load.h"
 #include <algorithm>
 #include <filesystem>
+#include <unistd.h>
 #include "core/log.h"
 #include "core/memory.h"
 #include "weights/checkpoint.h"
@@ -19,6 +20,7 @@ void require_folder(const std::string& path, const char* advice) {
     const fs::file_status s = fs::status(path, error);
     if (!fs::is_directory(s))
         fail(Exit::bad_weights, path, fs::exists(s) ? ": is not a folder" : s.type() == fs::file_type::not_found ? ": no such folder" : ": " + error.message(), "; ", advice);
+    if (access(path.c_str(), R_OK | X_OK) != 0) fail(Exit::bad_weights, path, ": cannot be read; check its permissions");
 }
 
 // One file (or set of shards) and the parameters it must bring.

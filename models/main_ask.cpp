@@ -31,11 +31,6 @@ std::string in_ms(double ms) {
     else std::snprintf(text, sizeof text, "%.1f s", ms / 1000);
     return text;
 }
-std::string trimmed(const std::string& s) {     // what Python's strip() takes off, ASCII part
-    const char* space = " \t\n\r\v\f\x1c\x1d\x1e\x1f";
-    const size_t begin = s.find_first_not_of(space);
-    return begin == std::string::npos ? "" : s.substr(begin, s.find_last_not_of(space) - begin + 1);
-}
 
 // Prints an answer as it grows, without the white space at its ends.
 class Streamer {
@@ -51,12 +46,11 @@ class Streamer {
   private:
     void print(const std::string& text) {
         pending_ += text;
-        const std::string now = trimmed(pending_);
+        const std::string_view now = strip(pending_);           // white space at the end waits for what follows
         if (now.empty()) return;
-        if (!begun_) pending_.erase(0, pending_.find(now));
-        const size_t end = pending_.rfind(now.back()) + 1;      // white space at the end waits for what follows
-        const std::string safe = printable(pending_.substr(0, end));
-        pending_.erase(0, end);
+        const char *begin = begun_ ? pending_.data() : now.data(), *end = now.data() + now.size();
+        const std::string safe = printable({begin, size_t(end - begin)});
+        pending_.erase(0, size_t(end - pending_.data()));
         begun_ = true;
         std::fwrite(safe.data(), 1, safe.size(), stdout);
         std::fflush(stdout);
@@ -138,11 +132,11 @@ struct Question { std::string text; std::vector<int32_t> ids; };
 
 int ask(const Flags& flags) {
     // ---- what is wanted; mistakes are found before anything is loaded
-    if (!flags.has("model")) fail(Exit::usage, "-m DIR is missing: the model folder; `make demo` shows one that comes with this project");
+    if (flags.text("model").empty()) fail(Exit::usage, "-m DIR is missing: the model folder; `make demo` shows one that comes with this project");
     const std::string folder = flags.text("model"), video = flags.text("video"), image = flags.text("image");
     const std::vector<std::string> prompts = flags.texts("prompt");
     if (prompts.empty()) fail(Exit::usage, "--prompt TEXT is missing: the question");
-    if (flags.has("video") && flags.has("image")) fail(Exit::usage, "--video and --image exclude each other");
+    if (flags.has("video") && flags.has("image")) fail(Exit::usage, "--video and --image exclude each other; give one of them");
     if ((flags.has("video") && video.empty()) || (flags.has("image") && image.empty())) fail(Exit::usage, "--video and --image need a file's name");
     if (flags.text("dtype") != "f32") fail(Exit::usage, "--dtype takes f32, not '", flags.text("dtype"), "'; weights of either type are computed with in f32");
     const std::string formula = flags.text("fusion");
@@ -186,9 +180,9 @@ int ask(const Flags& flags) {
         const std::vector<int32_t> text = m.tokenizer.encode(q.text);
         q.ids.insert(q.ids.end(), text.begin(), text.end());
         const int64_t n = int64_t(q.ids.size());
-        if (n > most_text) fail(Exit::usage, "the prompt has ", n, " tokens; this model reads at most ", most_text);
+        if (n > most_text) fail(Exit::usage, "the prompt has ", n, " tokens; this model reads at most ", most_text, ": shorten it");
         if (n + visual_tokens >= llm.max_positions)
-            fail(Exit::usage, "the prompt has ", n, " tokens and the clip ", visual_tokens, "; the language model's context is ", llm.max_positions);
+            fail(Exit::usage, "the prompt has ", n, " tokens and the clip ", visual_tokens, "; the language model's context is ", llm.max_positions, ": shorten the prompt");
         longest_ids = std::max(longest_ids, n);
         questions.push_back(std::move(q));
     }
@@ -246,7 +240,7 @@ int ask(const Flags& flags) {
         const bool ended = std::find(options.stop.begin(), options.stop.end(), ids.back()) != options.stop.end();
         if (!ended && int64_t(ids.size()) < options.max_tokens) warn("the answer ends where the language model's context of ", llm.max_positions, " tokens is full");
         say("answer   ", ids.size(), " tokens, ", in_ms(generate_ms), ", ", in_ms(generate_ms / double(ids.size())), " each");
-        answers.push_back({{"prompt", q.text}, {"text", trimmed(m.tokenizer.decode(ids))}, {"tokens", ids}, {"prompt_tokens", q.ids}});
+        answers.push_back({{"prompt", q.text}, {"text", strip(m.tokenizer.decode(ids))}, {"tokens", ids}, {"prompt_tokens", q.ids}});
     }
     report.write_dump();
 

@@ -26,11 +26,12 @@ std::string_view strip_right(std::string_view s) {
         else n++;
     return s;
 }
+
+}
+
 std::string_view strip(std::string_view s) {
     for (size_t n; !s.empty() && (n = space_length(s));) s.remove_prefix(n);
     return strip_right(s);
-}
-
 }
 
 PromptBuilder builder_for(const std::string& id) {

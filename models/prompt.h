@@ -34,4 +34,6 @@ class Dialogue {
 // One question to a fresh Dialogue: add_turn(human) and get_prompt().
 std::string wrap_question(PromptBuilder builder, std::string_view question);
 
+std::string_view strip(std::string_view text);  // without the white space of any kind at its ends, as Python's str.strip()
+
 }

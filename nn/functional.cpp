@@ -11,6 +11,7 @@ namespace merv::nn {
 namespace {
 
 bool is_float(const Tensor& t) { return t.dtype() == DType::f32 || t.dtype() == DType::bf16; }
+bool is_f32(const Tensor& t) { return t.dtype() == DType::f32; }
 bool is_vector(const Tensor& t, int64_t n) { return t.numel() == n && is_float(t); }
 Shape with_last(const Shape& s, int64_t last) {
     std::vector<int64_t> dims(s.begin(), s.end());
@@ -32,8 +33,8 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Linear
     CHECK(!bias || is_vector(bias, w.dim(0)), "linear: w ", w, ", bias ", bias);
     Tensor y(with_last(x.shape(), w.dim(0)));
     CHECK(!e.scale || is_vector(e.scale, w.dim(0)), "linear: w ", w, ", scale ", e.scale);
-    CHECK(!e.gate || e.gate.shape() == y.shape(), "linear: y ", y, ", gate ", e.gate);
-    CHECK(!e.residual || e.residual.numel() == y.numel(), "linear: y ", y, ", residual ", e.residual);
+    CHECK(!e.gate || (is_f32(e.gate) && e.gate.shape() == y.shape()), "linear: y ", y, ", gate ", e.gate);
+    CHECK(!e.residual || (is_f32(e.residual) && e.residual.numel() == y.numel()), "linear: y ", y, ", residual ", e.residual);
     kernels::linear({.y = y, .x = x, .w = w, .bias = bias, .act = e.act, .gate = e.gate, .scale = e.scale, .residual = e.residual});
     return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual});
 }
@@ -59,14 +60,16 @@ Tensor attention(const AttentionArgs& a) {
     };
     auto fits = [](const Tensor& t, const Layout& l, int64_t column, int64_t width) {
         const int64_t last = (l.sequences - 1) / l.inner * l.outer + (l.inner - 1) * l.inner_step + (l.tokens - 1) * l.token_step;
-        return t.dtype() == DType::f32 && last < t.rows() && column + width <= t.dim(-1);
+        return is_f32(t) && last < t.rows() && column >= 0 && column + width <= t.dim(-1);
     };
     CHECK(D % 4 == 0 && D > 0 && D <= 128, "attention: head dimension ", D, "; multiples of 4 up to 128 are supported");
     CHECK(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "attention: ", a.heads, " heads over ", a.kv_heads, " key/value heads");
     CHECK(a.queries.sequences == a.keys.sequences && fits(a.q, a.queries, a.q_column, width) && fits(a.k, a.keys, a.k_column, kv_width) &&
           fits(a.v, a.keys, a.v_column, kv_width), "attention: q ", a.q, ", k ", a.k, ", v ", a.v, " do not hold ", a.queries.sequences, " sequences of ",
           a.queries.tokens, " queries and ", a.keys.tokens, " keys of ", a.heads, "/", a.kv_heads, " heads of ", D);
-    CHECK(!a.k_len || a.k_len.numel() == a.keys.sequences, "attention: k_len ", a.k_len, " for ", a.keys.sequences, " sequences");
+    CHECK(!a.k_len || (a.k_len.dtype() == DType::i32 && a.k_len.numel() == a.keys.sequences), "attention: k_len ", a.k_len, " for ", a.keys.sequences, " sequences");
+    for (int64_t s = 0; a.k_len && s < a.keys.sequences; s++)
+        CHECK(a.k_len.data<int32_t>()[s] >= 0 && a.k_len.data<int32_t>()[s] <= a.keys.tokens, "attention: sequence ", s, " has ", a.k_len.data<int32_t>()[s], " keys of ", a.keys.tokens);
     Tensor o({a.q.rows(), width});
     kernels::attention({.o = rows(o, a.queries, 0), .q = rows(a.q, a.queries, a.q_column), .k = rows(a.k, a.keys, a.k_column),
                         .v = rows(a.v, a.keys, a.v_column), .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens,
@@ -75,7 +78,7 @@ Tensor attention(const AttentionArgs& a) {
 }
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start) {
-    CHECK(x.shape().rank() == 3 && x.dim(2) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(2) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
+    CHECK(x.shape().rank() == 3 && is_f32(x) && is_f32(cos) && is_f32(sin) && x.dim(2) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(2) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
     CHECK(start >= 0 && start + x.dim(0) <= cos.dim(0), "rope: positions ", start, " to ", start + x.dim(0), " of a table of ", cos.dim(0));
     Tensor y = empty_like(x);
     kernels::rope({.y = y, .x = x, .cos = cos, .sin = sin, .start = start});
@@ -95,6 +98,12 @@ Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& 
     for (const auto& [x, index] : parts) {
         CHECK(x.dtype() == DType::f32 && x.dim(-1) == y.dim(1) && x.rows() == index.numel(), "scatter_rows: x ", x, ", index ", index, " into ", y);
         check_index("scatter_rows", index, rows);
+        std::vector<bool> taken(size_t(rows), false);
+        for (int64_t i = 0; i < index.numel(); i++) {
+            const size_t at = size_t(index.data<int32_t>()[i]);
+            CHECK(!taken[at], "scatter_rows: index ", at, " twice");
+            taken[at] = true;
+        }
         kernels::scatter_rows({.y = y, .x = x, .index = index});
         y = record("scatter_rows", y, {&x, &y});
     }
@@ -115,7 +124,7 @@ Tensor add_rows(const Tensor& x, const Tensor& table, int64_t inner) {
     return record("add_rows", y, {&x, &table});
 }
 Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
-    CHECK(x.shape().rank() == 3 && is_float(tokens) && tokens.dim(-1) == x.dim(2), "prepend_tokens: x ", x, ", tokens ", tokens);
+    CHECK(x.shape().rank() == 3 && is_f32(x) && is_float(tokens) && tokens.dim(-1) == x.dim(2), "prepend_tokens: x ", x, ", tokens ", tokens);
     Tensor y({x.dim(0), tokens.rows() + x.dim(1), x.dim(2)});
     kernels::prepend_tokens({.y = y, .x = x, .tokens = tokens});
     return record("prepend_tokens", y, {&x, &tokens});
@@ -143,7 +152,7 @@ Tensor token_mean(const Tensor& x) {
     return record("token_mean", y, {&x});
 }
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
-    CHECK(!x.empty() && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
+    CHECK(!x.empty() && is_f32(weights) && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
     for (const Tensor& t : x) CHECK(t.shape() == x[0].shape() && t.dtype() == DType::f32, "mix: ", t, " beside ", x[0]);
     Tensor y = empty_like(x[0]);
     kernels::mix({.y = y, .x = x, .weights = weights});

@@ -11,7 +11,8 @@
 namespace merv::test {
 namespace {
 
-constexpr int64_t kEnough = 1024;               // elements compared per setting: small ones draw inputs again, lest plain f32 be lucky on a few
+// Compared per setting; small ones draw inputs again, lest plain f32 be lucky: the elements of a row share their fate.
+constexpr int64_t kRows = 128, kElements = 1024;
 
 // MERV_TEST_SEED=N draws other inputs: a limit that is right is right for all of them.
 uint64_t seed() {
@@ -63,15 +64,16 @@ void run(const std::string& name, const Setting& s, bool bf16_parameters, Verdic
     verdict.settings++;
     double error = 0, naive_error = 0, largest = 0;
     std::string worst;
-    int64_t compared = 0;
-    for (int n = 0; n < 64 && compared < kEnough; n++) {
+    int64_t rows = 0, elements = 0;
+    for (int n = 0; n < 64 && (rows < kRows || elements < kElements); n++) {
         const auto [x, values] = draw(s, bf16_parameters, n);
         const Tensor y = s.op(x);
         if (n == 0) {
             const Threads one(1);
             Tensors elsewhere;
             for (const Tensor& t : x) elsewhere.push_back(t ? amid_nan(t) : Tensor());
-            if (!same_bits(y, s.op(elsewhere))) verdict.complaints.push_back(name + ": its bits depend on what surrounds the inputs, their alignment or the number of threads");
+            if (!same_bits(y, s.op(elsewhere)))
+                verdict.complaints.push_back(name + ": its bits depend on what surrounds the inputs, their alignment or the number of threads");
         }
         const Numbers got = numbers(y), oracle = s.formula(values, exactly), naive = s.formula(values, to_f32);
         if (got.size() != oracle.size()) {
@@ -82,15 +84,17 @@ void run(const std::string& name, const Setting& s, bool bf16_parameters, Verdic
             const double e = distance(got[i], oracle[i]);
             naive_error = std::max(naive_error, distance(naive[i], oracle[i]));
             if (std::isfinite(oracle[i])) largest = std::max(largest, std::fabs(oracle[i]));
-            if (e > error) error = e, worst = concat("element ", i, " of ", y, " is ", got[i], ", the formula gives ", oracle[i], " and ", naive[i], " in plain f32");
+            if (e > error)
+                error = e, worst = concat("element ", i, " of ", y, " is ", got[i], ", the formula gives ", oracle[i], " and ", naive[i], " in plain f32");
         }
-        compared += y.numel();
+        rows += y.rows(), elements += y.numel();
     }
     const double limit = naive_error == 0 ? 0 : 2 * naive_error + ulp(largest);
     if (std::getenv("MERV_TEST_VERBOSE")) std::printf("    %s: error %.3g limit %.3g\n", name.c_str(), error, limit);
     if (!std::isfinite(limit)) verdict.complaints.push_back(name + ": the formula itself gives NaN or overflows");
     if (!(error <= limit)) verdict.complaints.push_back(concat(name, ": ", worst, "; error ", error, ", limit ", limit));
-    if (limit > 0 && (verdict.where.empty() || error * verdict.limit > verdict.error * limit)) verdict.error = error, verdict.limit = limit, verdict.where = name;
+    if (limit > 0 && (verdict.where.empty() || error * verdict.limit > verdict.error * limit))
+        verdict.error = error, verdict.limit = limit, verdict.where = name;
 }
 
 }
@@ -111,7 +115,8 @@ Verdict judge(const std::string& op, const std::vector<Setting>& settings) {
 void check_op(const std::string& op, const std::vector<Setting>& settings) {
     const Verdict v = judge(op, settings);
     if (v.where.empty()) std::printf("  %-16s %3d settings, exact\n", op.c_str(), v.settings);
-    else std::printf("  %-16s %3d settings, worst error %.3g limit %.3g (%.0f%%) at%s\n", op.c_str(), v.settings, v.error, v.limit, 100 * v.error / v.limit, v.where.c_str() + op.size());
+    else std::printf("  %-16s %3d settings, worst error %.3g limit %.3g (%.0f%%) at%s\n", op.c_str(), v.settings,
+                     v.error, v.limit, 100 * v.error / v.limit, v.where.c_str() + op.size());
     for (const std::string& c : v.complaints) FAIL_CHECK(c);
     EXPECT(v.complaints.empty());               // so that a case that passes has asserted something
 }
@@ -138,5 +143,36 @@ Tensor amid_nan(const Tensor& t) {
 
 Threads::Threads(int n) : saved_(omp_get_max_threads()) { omp_set_num_threads(n); }
 Threads::~Threads() { omp_set_num_threads(saved_); }
+
+TEST_CASE("harness: finds what it should") {
+    auto complaint = [](auto op, auto formula) {        // about an op of one row of floats
+        const Setting s{"7", {input({1, 7})}, [=](const Tensors& x) {
+            const Tensor y({1, 7});
+            for (int i = 0; i < 7; i++) y.data<float>()[i] = op(x[0].data<float>(), i);
+            return y;
+        }, [=](const std::vector<Numbers>& x, Round q) {
+            Numbers y;
+            for (double v : x[0]) y.push_back(formula(v, q));
+            return y;
+        }};
+        const Verdict v = judge("op", {s});
+        return v.complaints.empty() ? "" : v.complaints[0];
+    };
+    auto says = [](const std::string& complaint, const char* words) {
+        EXPECT_MESSAGE(complaint.find(words) != std::string::npos, "'", complaint, "' should say ", words); };
+    auto third = [](double v, Round q) { return q(v / 3); };
+    auto same = [](double v, Round) { return v; };
+    EXPECT_EQ(complaint([](const float* x, int i) { return x[i] / 3; }, third), "");
+    EXPECT_EQ(complaint([](const float* x, int i) { return x[i]; }, same), "");
+    says(complaint([](const float* x, int i) { return x[i] / 3 * (1 + 0x1p-20f); }, third), "error");
+    says(complaint([](const float* x, int i) { return i == 6 ? x[5] / 3 : x[i] / 3; }, third), "element 6 of f32(1, 7)");
+    says(complaint([](const float* x, int i) { return i == 3 ? NAN : x[i] / 3; }, third), "is nan, the formula gives");
+    says(complaint([](const float* x, int i) { return i == 3 ? INFINITY : x[i] / 3; }, third), "is inf, the formula gives");
+    says(complaint([](const float* x, int i) { return std::nextafter(x[i], 9.0f); }, same), "limit 0");       // what should be exact is off by one ulp
+    says(complaint([](const float* x, int i) { return x[i]; }, [](double v, Round q) { return q(q(v + 100) - 100); }), "too loose");
+    says(complaint([](const float* x, int i) { return x[i] / 3; }, [](double v, Round) { return std::sqrt(-1 - v * v); }), "the formula itself");
+    says(complaint([](const float* x, int i) { return reinterpret_cast<uintptr_t>(x) % 64 ? x[i] : -x[i]; }, same), "its bits depend");
+    says(complaint([](const float* x, int i) { return omp_get_max_threads() == 1 ? x[i] : -x[i]; }, same), "its bits depend");
+}
 
 }

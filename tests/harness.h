@@ -3,8 +3,9 @@
 //   oracle   the formula as it stands, in double
 //   naive    the same formula with q() rounding to f32 every value a plain f32 program would keep
 //   error    max |op - oracle|         limit    2 max |naive - oracle| + 1 ulp of the largest |oracle|; 0 where naive = oracle
-// So an op may err twice as much as the plainest f32 program, moving data and other exact ops not at all. Nobody tunes a limit,
-// and none may be slack: a case none of whose settings comes within a tenth of its limit fails as too loose.
+// Maxima run over as many draws of the inputs as give 128 rows: on a few numbers plain f32 may be lucky. So an op may
+// err twice as much as the plainest f32 program, moving data and other exact ops not at all. Nobody tunes a limit, and none
+// may be slack: a case none of whose settings comes within a tenth of its limit fails as too loose.
 #pragma once
 #include <functional>
 #include <string>
@@ -17,6 +18,15 @@ namespace merv::test {
 using Numbers = std::vector<double>;            // a tensor's elements
 using Round = double (*)(double);               // q: identity or nearest f32
 using Tensors = std::vector<Tensor>;
+
+// One step of a sum of products in plain f32: fused where the build fuses it (kernels/cpu/simd.h), else two roundings.
+inline double madd(double a, double b, double c, Round q) {
+#ifdef __FMA__
+    return q(a * b + c);
+#else
+    return q(q(a * b) + c);
+#endif
+}
 
 struct Input {                                  // normally distributed, seeded by its place and the setting's name
     Shape shape;
@@ -44,7 +54,8 @@ struct Verdict {
 // Each setting runs on exact-size inputs (AddressSanitizer then sees any access outside), and once more on one thread with unaligned
 // inputs amid NaN: its bits may depend on neither.
 Verdict judge(const std::string& op, const std::vector<Setting>& settings);
-// Judges inside a TEST_CASE: one line with the worst error and its limit (MERV_TEST_VERBOSE=1: one per setting; MERV_TEST_SEED=N: other inputs), one failure per complaint.
+// Judges inside a TEST_CASE: prints one line with the worst error and its limit, and fails once per complaint.
+// MERV_TEST_VERBOSE=1 prints a line per setting; MERV_TEST_SEED=N draws other inputs.
 void check_op(const std::string& op, const std::vector<Setting>& settings);
 
 Tensor normal(Shape shape, std::string_view purpose, double mean = 0, double spread = 1, DType dtype = DType::f32);

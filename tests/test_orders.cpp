@@ -60,7 +60,8 @@ void expect_rows_alone(const char* op, const Tensor& x, const std::function<Tens
 
 TEST_CASE("order: a linear is a fold over chunks of 256 fused multiply-adds") {
     for (DType dtype : kFloats)
-        for (auto [M, N, K] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {1, 33, 255}, {2, 31, 256}, {13, 17, 257}, {505, 15, 67}, {7, 65, 1031}, {1, 40, 4096}}) {
+        for (auto [M, N, K] : std::vector<std::array<int64_t, 3>>{
+             {1, 1, 1}, {1, 33, 255}, {2, 31, 256}, {13, 17, 257}, {505, 15, 67}, {7, 65, 1031}, {1, 40, 4096}}) {
             const Tensor x = normal({M, K}, "x"), w = normal({N, K}, "w", 0, 1, dtype);
             EXPECT_MESSAGE(same_bits(nn::linear(x, w, {}), chained(x, w)), M, "x", N, "x", K, " ", name_of(dtype));
         }
@@ -69,9 +70,11 @@ TEST_CASE("order: a linear is a fold over chunks of 256 fused multiply-adds") {
 TEST_CASE("order: a row of a linear is the same alone, among 8 and among 1000") {
     for (DType dtype : kFloats) {
         const int64_t K = 601, N = 49;          // odd: most rows begin at an unaligned address
-        const Tensor x = normal({1000, K}, "x"), w = normal({N, K}, "w", 0, 1, dtype), bias = normal({N}, "b", 0, 1, dtype), gate = normal({1000, N}, "g"), residual = normal({1000, N}, "r");
+        const Tensor x = normal({1000, K}, "x"), w = normal({N, K}, "w", 0, 1, dtype), bias = normal({N}, "b", 0, 1, dtype),
+                     gate = normal({1000, N}, "g"), residual = normal({1000, N}, "r");
         auto rows = [&](int64_t begin, int64_t end) {
-            return nn::linear(x.slice(begin, end), w, bias, {.act = Act::silu, .gate = gate.slice(begin, end), .scale = bias, .residual = residual.slice(begin, end)});
+            return nn::linear(x.slice(begin, end), w, bias,
+                              {.act = Act::silu, .gate = gate.slice(begin, end), .scale = bias, .residual = residual.slice(begin, end)});
         };
         const Tensor all = rows(0, 1000);
         int differ = 0;
@@ -86,7 +89,8 @@ TEST_CASE("order: a column of a linear is the same whatever stands beside it") {
     const Tensor x = normal({13, 600}, "x"), w = normal({97, 600}, "w"), all = nn::linear(x, w, {});
     for (auto [begin, end] : std::vector<std::array<int64_t, 2>>{{0, 1}, {31, 34}, {32, 97}, {5, 70}}) {
         const Tensor some = nn::linear(x, w.slice(begin, end), {});
-        for (int64_t m = 0; m < 13; m++) for (int64_t n = begin; n < end; n++) EXPECT_EQ(some.data<float>()[m * (end - begin) + n - begin], all.data<float>()[m * 97 + n]);
+        for (int64_t m = 0; m < 13; m++)
+            for (int64_t n = begin; n < end; n++) EXPECT_EQ(some.data<float>()[m * (end - begin) + n - begin], all.data<float>()[m * 97 + n]);
     }
 }
 
@@ -106,7 +110,8 @@ TEST_CASE("order: prefill at once = in pieces = token by token") {
         const int64_t N = 200, H = 4, Hkv = 2;
         const Tensor q = normal({N, H * D}, "q"), k = normal({N, Hkv * D}, "k"), v = normal({N, Hkv * D}, "v");
         auto queries = [&](int64_t begin, int64_t end) {       // with the keys up to `end` in the cache
-            return nn::attention({.q = q.slice(begin, end), .k = k, .v = v, .queries = Layout::contiguous(1, end - begin), .keys = Layout::contiguous(1, end), .heads = H,
+            return nn::attention({.q = q.slice(begin, end), .k = k, .v = v, .queries = Layout::contiguous(1, end - begin), .keys = Layout::contiguous(1, end),
+                                  .heads = H,
                                   .kv_heads = Hkv, .head_dim = D, .mask = Mask::causal});
         };
         const Tensor whole = queries(0, N);
@@ -121,7 +126,8 @@ TEST_CASE("order: prefill at once = in pieces = token by token") {
 TEST_CASE("order: a query is the same alone, among others, in a batch, and under k_len") {
     const int64_t S = 3, Nq = 70, Nk = 133, H = 2, D = 24;
     const Tensor q = normal({S * Nq, H * D}, "q"), k = normal({S * Nk, H * D}, "k"), v = normal({S * Nk, H * D}, "v");
-    const nn::AttentionArgs batch{.q = q, .k = k, .v = v, .queries = Layout::contiguous(S, Nq), .keys = Layout::contiguous(S, Nk), .heads = H, .kv_heads = H, .head_dim = D};
+    const nn::AttentionArgs batch{.q = q, .k = k, .v = v, .queries = Layout::contiguous(S, Nq), .keys = Layout::contiguous(S, Nk),
+                                    .heads = H, .kv_heads = H, .head_dim = D};
     const Tensor all = nn::attention(batch);
     int differ = 0;
     for (int64_t i = 0; i < S * Nq; i++) {
@@ -150,24 +156,28 @@ TEST_CASE("order: packed columns and sequences across frames give the bits of co
     const int64_t frames = 8, positions = 5, H = 2, D = 12, C = H * D;
     const Tensor qkv = normal({frames * positions, 3 * C}, "qkv");
     auto layout = Layout::across_frames(1, frames, positions);
-    const Tensor in_place = nn::attention({.q = qkv, .k = qkv, .v = qkv, .k_column = C, .v_column = 2 * C, .queries = layout, .keys = layout, .heads = H, .kv_heads = H, .head_dim = D});
+    const Tensor in_place = nn::attention({.q = qkv, .k = qkv, .v = qkv, .k_column = C, .v_column = 2 * C, .queries = layout, .keys = layout,
+                                           .heads = H, .kv_heads = H, .head_dim = D});
     for (int64_t p = 0; p < positions; p++) {
         Tensor parts[3] = {Tensor({frames, C}), Tensor({frames, C}), Tensor({frames, C})};
         for (int64_t f = 0; f < frames; f++)
             for (int64_t i = 0; i < 3; i++) std::copy_n(qkv.data<float>() + (f * positions + p) * 3 * C + i * C, C, parts[i].data<float>() + f * C);
         layout = Layout::contiguous(1, frames);
-        const Tensor copied = nn::attention({.q = parts[0], .k = parts[1], .v = parts[2], .queries = layout, .keys = layout, .heads = H, .kv_heads = H, .head_dim = D});
+        const Tensor copied = nn::attention({.q = parts[0], .k = parts[1], .v = parts[2], .queries = layout, .keys = layout,
+                                           .heads = H, .kv_heads = H, .head_dim = D});
         for (int64_t f = 0; f < frames; f++) EXPECT(same_bits(copied.slice(f, f + 1), in_place.slice(f * positions + p, f * positions + p + 1)));
     }
 }
 
 TEST_CASE("order: no op depends on the number of threads, nor on where its inputs stand") {
     struct Op { const char* name; Tensors inputs; std::function<Tensor(const Tensors&)> f; };
-    const Tensor wide = normal({517, 301}, "wide"), w = normal({97, 301}, "w"), half = normal({97, 301}, "w", 0, 1, DType::bf16), c = normal({301}, "c"), tokens = normal({5, 131, 65}, "tokens");
+    const Tensor wide = normal({517, 301}, "wide"), w = normal({97, 301}, "w"), half = normal({97, 301}, "w", 0, 1, DType::bf16),
+                 c = normal({301}, "c"), tokens = normal({5, 131, 65}, "tokens");
     const Tensor pixels({4, 3, 96, 64}, DType::u8);
     for (int64_t i = 0; i < pixels.numel(); i++) pixels.data<uint8_t>()[i] = uint8_t(i * 37);
     auto attention = [](const Tensors& x, Mask mask) {
-        return nn::attention({.q = x[0], .k = x[0], .v = x[0], .k_column = 128, .v_column = 192, .queries = Layout::contiguous(2, 258), .keys = Layout::contiguous(2, 258), .heads = 4,
+        return nn::attention({.q = x[0], .k = x[0], .v = x[0], .k_column = 128, .v_column = 192, .queries = Layout::contiguous(2, 258),
+                              .keys = Layout::contiguous(2, 258), .heads = 4,
                               .kv_heads = 2, .head_dim = 32, .mask = mask});
     };
     const std::vector<Op> ops{       // each beyond the size from which it runs in parallel

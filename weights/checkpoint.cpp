@@ -1,9 +1,11 @@
 #include "weights/checkpoint.h"
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 #include "core/json.h"
 #include "core/log.h"
+#include "weights/file.h"
 
 namespace merv {
 namespace fs = std::filesystem;
@@ -44,24 +46,25 @@ std::string listed(const std::string& before, const std::vector<std::string>& na
 
 }
 
-Checkpoint Checkpoint::open(const std::string& folder) {
+Checkpoint Checkpoint::open(const std::string& path) {
     Checkpoint c;
     std::error_code ignored;
+    const bool is_file = fs::is_regular_file(path, ignored), is_index = is_file && path.ends_with(".index.json");
+    const std::string folder = !is_index ? path : path.find('/') == path.npos ? "." : path.substr(0, path.rfind('/'));
     auto there = [&](const std::string& name) { return fs::exists(fs::status(folder + "/" + name, ignored)); };
-    auto single = [&](const std::string& path) {
-        c.path_ = path;
-        c.files_.push_back(SafeTensors::open(path));
+    auto single = [&](const std::string& file) {
+        c.path_ = file;
+        c.files_.push_back(SafeTensors::open(file));
         for (const auto& [name, entry] : c.files_[0]->entries()) c.items_[name] = {0, name};
         return c;
     };
-    if (fs::is_regular_file(folder, ignored) && folder.ends_with(".safetensors")) return single(folder);
-    if (there("model.safetensors")) return single(folder + "/model.safetensors");
-    if (!there("model.safetensors.index.json")) {
-        if (there("open_clip_model.safetensors")) return single(folder + "/open_clip_model.safetensors");
-        no_weights(folder);
-    }
+    if (is_index) c.path_ = path;
+    else if (is_file && path.ends_with(".safetensors")) return single(path);
+    else if (there("model.safetensors")) return single(folder + "/model.safetensors");
+    else if (there("model.safetensors.index.json")) c.path_ = folder + "/model.safetensors.index.json";
+    else if (there("open_clip_model.safetensors")) return single(folder + "/open_clip_model.safetensors");
+    else no_weights(folder);
 
-    c.path_ = folder + "/model.safetensors.index.json";
     const Json index = read_json(c.path_);
     const auto map = index.is_object() ? index.find("weight_map") : index.end();
     if (!index.is_object() || map == index.end() || !map->is_object() || map->empty())
@@ -135,6 +138,37 @@ std::string Checkpoint::strip_prefix(const std::vector<std::string>& wrappers, c
         return wrapper;
     }
     return "";
+}
+
+void write_checkpoint(const std::string& folder, std::span<const TensorSpec> tensors, const TensorValues& values,
+                      const std::map<std::string, std::string>& metadata, size_t most) {
+    std::error_code error;
+    std::vector<fs::path> old;
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+        const std::string name = it->path().filename().string();
+        const bool shard = name.size() == 32 && matches(name, "model-*.safetensors") && name.substr(11, 4) == "-of-";
+        if (shard || name == "model.safetensors" || name == "model.safetensors.index.json") old.push_back(it->path());
+    }
+    for (size_t i = 0; !error && i < old.size(); i++) fs::remove(old[i], error);
+    if (error) fail(Exit::runtime, folder, ": cannot be written: ", error.message());
+
+    std::vector<size_t> starts;                 // the first tensor of each shard
+    size_t all = 0, here = 0;
+    for (size_t i = 0; i < tensors.size(); i++) {
+        if (i == 0 || here + tensors[i].bytes() > most) starts.push_back(i), here = 0;
+        here += tensors[i].bytes(), all += tensors[i].bytes();
+    }
+    if (starts.size() <= 1) return write_safetensors(folder + "/model.safetensors", tensors, values, metadata);
+    Json map = Json::object();
+    for (size_t s = 0; s < starts.size(); s++) {
+        char name[64];
+        std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", s + 1, starts.size());
+        const size_t first = starts[s], last = s + 1 < starts.size() ? starts[s + 1] : tensors.size();
+        for (size_t i = first; i < last; i++) map[tensors[i].name] = name;
+        write_safetensors(concat(folder, "/", name), tensors.subspan(first, last - first),
+                          [&](size_t i, size_t begin, size_t end) { return values(first + i, begin, end); }, metadata);
+    }
+    write_text(folder + "/model.safetensors.index.json", Json{{"metadata", {{"total_size", all}}}, {"weight_map", map}}.dump(2) + "\n");
 }
 
 void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {

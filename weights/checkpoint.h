@@ -8,8 +8,8 @@ namespace merv {
 class Checkpoint {
   public:
     // A folder with model.safetensors, model.safetensors.index.json and its shards, or open_clip_model.safetensors (in this
-    // order); or the path of one .safetensors file. Error(Exit::bad_weights) if there is none or a header is damaged.
-    static Checkpoint open(const std::string& folder);
+    // order); or the path of one .safetensors file, or of an .index.json beside its shards. Error(Exit::bad_weights) if there is none or a header is damaged.
+    static Checkpoint open(const std::string& path);
 
     const std::string& path() const { return path_; }       // the file or the index, for messages
     bool has(const std::string& name) const { return items_.count(name) != 0; }
@@ -31,6 +31,11 @@ class Checkpoint {
     std::vector<std::shared_ptr<SafeTensors>> files_;
     std::map<std::string, Item> items_;
 };
+
+// Writes FOLDER/model.safetensors, or above `most` bytes shards of at most that and the index, as Hugging Face names them.
+// What an earlier call left in the folder under such names is removed first.
+void write_checkpoint(const std::string& folder, std::span<const TensorSpec> tensors, const TensorValues& values,
+                      const std::map<std::string, std::string>& metadata = {}, size_t most = 5'000'000'000);
 
 struct Wanted { std::string name; Tensor* tensor; };        // the tensor is declared: its shape is known, its bytes are not
 

@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <filesystem>
 #include <set>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 #include "core/json.h"
 #include "core/log.h"
+#include "weights/file.h"
 
 namespace merv {
 namespace {
@@ -242,60 +242,52 @@ Tensor SafeTensors::tensor(const std::string& name) const {
     fail(Exit::bad_weights, path_, ": tensor ", brief(name), " has the dtype ", e.dtype, "; F32, BF16, F16, U8, I32 and I64 can be read");
 }
 
-void write_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
-    std::vector<const std::pair<std::string, Tensor>*> order;
+void write_safetensors(const std::string& path, std::span<const TensorSpec> tensors, const TensorValues& values, const std::map<std::string, std::string>& metadata) {
+    std::vector<size_t> order;
     std::set<std::string> names;
-    for (const auto& t : tensors) {
-        CHECK(t.first != "__metadata__" && valid_utf8(t.first) == t.first, "write_safetensors: ", brief(t.first), " cannot be a name");
-        CHECK(names.insert(t.first).second, "write_safetensors: the name ", brief(t.first), " is there twice");
-        CHECK(t.second.raw() || !t.second.bytes(), "write_safetensors: ", brief(t.first), " has no values");
-        order.push_back(&t);
+    for (const TensorSpec& t : tensors) {
+        CHECK(t.name != "__metadata__" && valid_utf8(t.name) == t.name, "write_safetensors: ", brief(t.name), " cannot be a name");
+        CHECK(names.insert(t.name).second, "write_safetensors: the name ", brief(t.name), " is there twice");
+        order.push_back(order.size());
     }
     // Wide elements first: there are no gaps between tensors, so this alone keeps each aligned to its element.
-    std::stable_sort(order.begin(), order.end(), [](auto* a, auto* b) { return size_of(a->second.dtype()) > size_of(b->second.dtype()); });
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size_of(tensors[a].dtype) > size_of(tensors[b].dtype); });
     Json header = Json::object();
     for (const auto& [key, value] : metadata) header["__metadata__"][valid_utf8(key)] = valid_utf8(value);
     std::string text = header.dump();
     text.pop_back();
     size_t at = 0;
-    for (const auto* t : order) {
+    for (const size_t i : order) {
+        const TensorSpec& t = tensors[i];
         constexpr const char* dtypes[] = {"F32", "BF16", "I32", "U8"};
-        const Json entry = {{"dtype", dtypes[int(t->second.dtype())]}, {"shape", std::vector<int64_t>(t->second.shape().begin(), t->second.shape().end())},
-                            {"data_offsets", {at, at + t->second.bytes()}}};
-        text += concat(text.size() > 1 ? "," : "", Json(t->first).dump(), ":", entry.dump());
-        at += t->second.bytes();
+        const Json entry = {{"dtype", dtypes[int(t.dtype)]}, {"shape", std::vector<int64_t>(t.shape.begin(), t.shape.end())}, {"data_offsets", {at, at + t.bytes()}}};
+        text += concat(text.size() > 1 ? "," : "", Json(t.name).dump(), ":", entry.dump());
+        at += t.bytes();
     }
     text += "}";
     while ((8 + text.size()) % 64) text += ' ';         // the format allows trailing spaces
     if (text.size() > kMostHeaderBytes) fail(Exit::runtime, path, ": a header of ", text.size(), " bytes would exceed the format's limit");
 
-    const std::string temporary = concat(path, ".tmp", ::getpid());
-    ::unlink(temporary.c_str());                        // left by a process of the same number that was killed
-    const Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
-    if (file.fd < 0) fail(Exit::runtime, path, ": cannot be written: ", std::strerror(errno));
-    try {
-        auto write = [&](const void* data, size_t n) {
-            for (const char* p = static_cast<const char*>(data); n;) {
-                const ssize_t done = ::write(file.fd, p, std::min(n, size_t(1) << 30));
-                if (done < 0 && errno == EINTR) continue;
-                if (done <= 0) fail(Exit::runtime, path, ": cannot be written: ", std::strerror(errno));
-                p += done, n -= size_t(done);
-            }
-        };
-        uint8_t length[8];
-        for (int i = 0; i < 8; i++) length[i] = uint8_t(uint64_t(text.size()) >> 8 * i);
-        write(length, 8);
-        write(text.data(), text.size());
-        for (const auto* t : order) write(t->second.raw(), t->second.bytes());
-        if (::fsync(file.fd) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) fail(Exit::runtime, path, ": cannot be written: ", std::strerror(errno));
-    } catch (...) {
-        ::unlink(temporary.c_str());
-        throw;
+    NewFile file(path);
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = uint8_t(uint64_t(text.size()) >> 8 * i);
+    file.write(length, 8);
+    file.write(text.data(), text.size());
+    for (const size_t i : order)
+        for (size_t begin = 0, all = tensors[i].bytes(), end; begin < all; begin = end) {
+            end = std::min(all, begin + kWritePiece);
+            file.write(values(i, begin, end), end - begin);
+        }
+    file.commit();
+}
+
+void write_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors, const std::map<std::string, std::string>& metadata) {
+    std::vector<TensorSpec> specs;
+    for (const auto& [name, t] : tensors) {
+        CHECK(t.raw() || !t.bytes(), "write_safetensors: ", brief(name), " has no values");
+        specs.push_back({name, t.dtype(), t.shape()});
     }
-    const std::string folder = std::filesystem::path(path).parent_path().string();
-    const Descriptor parent{::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (parent.fd >= 0) ::fsync(parent.fd);             // makes the rename last; some file systems cannot, which harms nothing
+    write_safetensors(path, specs, [&](size_t i, size_t begin, size_t) { return tensors[i].second.raw() + begin; }, metadata);
 }
 
 }

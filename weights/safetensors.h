@@ -2,6 +2,7 @@
 // values back to back. A file is mapped read-only and its tensors are used where they lie; every field of the header is
 // checked before anything is built on it. Format: https://github.com/huggingface/safetensors (README, "Format").
 #pragma once
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -45,6 +46,15 @@ class SafeTensors {
 // Writes beside `path` under a temporary name, syncs and renames, so `path` never holds half a file. Every tensor starts
 // aligned to its element, the first at a multiple of 64. Errors are Exit::runtime.
 void write_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// The same file from tensors that need not be in memory at once: values(i, begin, end) returns the bytes [begin, end) of
+// tensor i, which stay as they are until it is called again. It is called in the order of the file, for at most
+// kWritePiece bytes of one tensor; begin is a multiple of kWritePiece.
+struct TensorSpec { std::string name; DType dtype = DType::f32; Shape shape = {}; size_t bytes() const { return size_t(shape.numel()) * size_t(size_of(dtype)); } };
+using TensorValues = std::function<const std::byte*(size_t i, size_t begin, size_t end)>;
+inline constexpr size_t kWritePiece = size_t(16) << 20;
+void write_safetensors(const std::string& path, std::span<const TensorSpec> tensors, const TensorValues& values,
                        const std::map<std::string, std::string>& metadata = {});
 
 }

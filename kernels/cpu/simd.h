@@ -81,7 +81,7 @@ inline float select(bool c, float a, float b) { return c ? a : b; }
 
 // e^x within 1.5 ulp: 2^n e^r with |r| <= ln 2 / 2. Below -87.3 the result is 0 rather than a denormal; NaN stays NaN.
 inline float exp(float x) {
-    const float clamped = select(x < -87.3f, -87.3f, select(x > 88.7f, 88.7f, x));
+    const float clamped = select(x < -87.3f, -87.3f, select(x > 88.7228394f, 88.7228394f, x));
     const float shifted = madd(clamped, 1.44269504f, 12582912.0f);      // 1.5 * 2^23: the low bits now hold round(x / ln 2)
     const float n = shifted - 12582912.0f;
     const float r = madd(n, 2.12194440e-4f, madd(n, -0.693359375f, clamped));     // ln 2 in two parts, the first short: n times it is exact

@@ -38,15 +38,26 @@ Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& 
                 double top = -INFINITY, sum = 0;
                 for (int64_t j = 0; j < seen; j++) {
                     double dot = 0;
-                    for (int64_t d = 0; d < D; d++) dot = q(dot + q(in[at.q_input][at.q(s, i, h, d)] * in[at.k_input][at.k(s, j, shared, d)]));
+                    for (int64_t d = 0; d < D; d++) dot = madd(in[at.q_input][at.q(s, i, h, d)], in[at.k_input][at.k(s, j, shared, d)], dot, q);
                     score.push_back(q(dot * scale));
                     top = std::max(top, score.back());
                 }
-                for (double& v : score) v = q(std::exp(q(v - top))), sum = q(sum + v);
+                for (double& v : score) v = q(std::exp(q(v - top)));
+                // one block of 64 keys after the other, each summed from zero: sum of f(j) over the keys seen
+                auto by_blocks = [&](auto step) {
+                    double all = 0;
+                    for (int64_t j0 = 0; j0 < seen; j0 += 64) {
+                        double block = 0;
+                        for (int64_t j = j0; j < std::min(j0 + 64, seen); j++) block = step(block, j);
+                        all = q(all + block);
+                    }
+                    return all;
+                };
+                sum = by_blocks([&](double block, int64_t j) { return q(block + score[size_t(j)]); });
                 logs[size_t((s * H + h) * p.Nq + i)] = score.empty() ? -INFINITY : q(top + q(std::log(sum)));
                 for (int64_t d = 0; d < D && !score.empty(); d++) {
-                    double v = 0;
-                    for (size_t j = 0; j < score.size(); j++) v = q(v + q(score[j] * in[at.v_input][at.v(s, int64_t(j), shared, d)]));
+                    const double v = by_blocks([&](double block, int64_t j) {
+                        return madd(score[size_t(j)], in[at.v_input][at.v(s, j, shared, d)], block, q); });
                     o[size_t(((s * p.Nq + i) * H + h) * D + d)] = q(v / sum);
                 }
             }
@@ -55,13 +66,15 @@ Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& 
 
 Tensor lengths(const Problem& p) { return p.k_len.empty() ? Tensor() : from_ints(p.k_len); }
 std::string name(const Problem& p, const std::string& more = "") {
-    return concat(p.S, " of ", p.Nq, "x", p.Nk, ", ", p.H, "/", p.Hkv, " heads of ", p.D, p.mask == Mask::causal ? ", causal" : "", p.k_len.empty() ? "" : ", k_len",
+    return concat(p.S, " of ", p.Nq, "x", p.Nk, ", ", p.H, "/", p.Hkv, " heads of ", p.D, p.mask == Mask::causal ? ", causal" : "",
+                  p.k_len.empty() ? "" : ", k_len",
                   p.capacity ? ", cache" : "", p.spread == 1 ? "" : concat(", spread ", p.spread), more);
 }
 
 // q, k, v in tensors of their own
 Places apart(const Problem& p) {
-    auto rows = [D = p.D](int64_t per_sequence, int64_t heads) { return [=](int64_t s, int64_t n, int64_t h, int64_t d) { return size_t(((s * per_sequence + n) * heads + h) * D + d); }; };
+    auto rows = [D = p.D](int64_t per_sequence, int64_t heads) {
+        return [=](int64_t s, int64_t n, int64_t h, int64_t d) { return size_t(((s * per_sequence + n) * heads + h) * D + d); }; };
     const int64_t capacity = p.capacity ? p.capacity : p.Nk;
     return {0, 1, 2, rows(p.Nq, p.H), rows(capacity, p.Hkv), rows(capacity, p.Hkv)};
 }
@@ -82,11 +95,12 @@ Setting lse_setting(const Problem& p) {
     return {name(p), inputs_apart(p),
             [=](const Tensors& x) {
                 const Tensor o({p.S * p.Nq, p.H * p.D}), lse({p.S, p.H, p.Nq});
-                auto rows = [&](const Tensor& t, int64_t tokens, int64_t width) { return kernels::Rows{.t = t, .outer_stride = tokens * width, .token_stride = width}; };
+                auto rows = [&](const Tensor& t, int64_t tokens, int64_t width) {
+                    return kernels::Rows{.t = t, .outer_stride = tokens * width, .token_stride = width}; };
                 kernels::attention({.o = rows(o, p.Nq, p.H * p.D), .lse = lse, .q = rows(x[0], p.Nq, p.H * p.D), .k = rows(x[1], p.Nk, p.Hkv * p.D),
                                     .v = rows(x[2], p.Nk, p.Hkv * p.D), .S = p.S, .Nq = p.Nq, .Nk = p.Nk, .H = p.H, .Hkv = p.Hkv, .D = p.D,
                                     .scale = 1 / std::sqrt(float(p.D)), .mask = p.mask, .k_len = lengths(p)});
-                return lse;
+                return lse.reshape({lse.numel(), 1});
             },
             [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, apart(p), true, q); }};
 }
@@ -101,7 +115,8 @@ Setting packed(const Problem& p, int64_t groups = 0) {
     const Layout layout = groups ? Layout::across_frames(groups, frames, positions) : Layout::contiguous(p.S, frames);
     return {name(p, groups ? ", packed, across frames" : ", packed"), {input({p.S * frames, width})},
             [=](const Tensors& x) {
-                return nn::attention({.q = x[0], .k = x[0], .v = x[0], .q_column = q_column, .k_column = k_column, .v_column = v_column, .queries = layout, .keys = layout,
+                return nn::attention({.q = x[0], .k = x[0], .v = x[0], .q_column = q_column, .k_column = k_column, .v_column = v_column, .queries = layout,
+                                      .keys = layout,
                                       .heads = H, .kv_heads = p.Hkv, .head_dim = D, .mask = p.mask, .k_len = lengths(p)});
             },
             [=](const std::vector<Numbers>& x, Round q) {
@@ -117,8 +132,10 @@ Setting packed(const Problem& p, int64_t groups = 0) {
 std::vector<Setting> settings(Mask mask) {
     std::vector<Setting> s;
     for (int64_t D : {4, 8, 12, 24, 64, 80, 128}) s.push_back(setting({.Nq = 7, .Nk = 13, .H = 2, .Hkv = 2, .D = D, .mask = mask}));
-    const std::array<int64_t, 2> lengths[] = {{1, 1}, {1, 2}, {1, 64}, {1, 65}, {1, 131}, {3, 63}, {5, 64}, {63, 63}, {64, 64}, {65, 65}, {65, 129}, {131, 131}, {31, 257}, {67, 70}};
+    const std::array<int64_t, 2> lengths[] = {{1, 1}, {1, 2}, {1, 64}, {1, 65}, {1, 131}, {3, 63}, {5, 64},
+                                         {63, 63}, {64, 64}, {65, 65}, {65, 129}, {131, 131}, {31, 257}, {67, 70}};
     for (auto [Nq, Nk] : lengths) s.push_back(setting({.Nq = Nq, .Nk = Nk, .D = 16, .mask = mask}));
+    s.push_back(setting({.Nq = 17, .Nk = 2053, .D = 8, .mask = mask}));
     s.push_back(setting({.S = 2, .Nq = 17, .Nk = 33, .H = 6, .Hkv = 2, .D = 12, .mask = mask}));            // grouped
     s.push_back(setting({.S = 3, .Nq = 5, .Nk = 67, .H = 5, .Hkv = 1, .D = 20, .mask = mask}));             // one key/value head for all
     s.push_back(setting({.S = 2, .Nq = 3, .Nk = 65, .H = 4, .Hkv = 2, .D = 28, .mask = mask, .capacity = 71}));
@@ -140,12 +157,14 @@ TEST_CASE("attention") {
 }
 
 TEST_CASE("attention: a query that sees no key gives zeros") {
-    std::vector<Setting> s{setting({.Nq = 9, .Nk = 4, .H = 2, .Hkv = 2, .D = 8, .mask = Mask::causal}), setting({.Nq = 133, .Nk = 65, .D = 12, .mask = Mask::causal}),
+    std::vector<Setting> s{setting({.Nq = 9, .Nk = 4, .H = 2, .Hkv = 2, .D = 8, .mask = Mask::causal}),
+                           setting({.Nq = 133, .Nk = 65, .D = 12, .mask = Mask::causal}),
                            setting({.S = 3, .Nq = 5, .Nk = 66, .H = 2, .Hkv = 1, .D = 16, .mask = Mask::causal, .k_len = {0, 3, 66}}),
                            setting({.S = 3, .Nq = 5, .Nk = 66, .H = 2, .Hkv = 1, .D = 16, .k_len = {66, 0, 1}}), setting({.S = 2, .Nq = 3, .Nk = 0, .D = 8})};
     check_op("attention unseen", s);
     const Tensor q = normal({70, 8}, "q"), k = normal({3, 8}, "k");
-    const std::vector<float> o = to_floats(nn::attention({.q = q, .k = k, .v = k, .queries = Layout::contiguous(1, 70), .keys = Layout::contiguous(1, 3), .heads = 1,
+    const std::vector<float> o = to_floats(nn::attention({.q = q, .k = k, .v = k, .queries = Layout::contiguous(1, 70), .keys = Layout::contiguous(1, 3),
+                                                          .heads = 1,
                                                           .kv_heads = 1, .head_dim = 8, .mask = Mask::causal}));
     for (size_t i = 0; i < o.size(); i++) EXPECT_EQ(o[i] == 0, i < 67 * 8);
 }
@@ -177,12 +196,13 @@ TEST_CASE("attention: what lies beyond k_len and between the sequences is not to
     const std::vector<int32_t> k_len{131, 65, 0};
     const Tensor q = normal({S * 5, D}, "q"), k = normal({S * capacity, D}, "k"), v = normal({S * capacity, D}, "v");
     auto run = [&] {
-        return nn::attention({.q = q, .k = k, .v = v, .queries = Layout::contiguous(S, 5), .keys = {S, Nk, 1, capacity, 0, 1}, .heads = 1, .kv_heads = 1, .head_dim = D,
+        return nn::attention({.q = q, .k = k, .v = v, .queries = Layout::contiguous(S, 5), .keys = {S, Nk, 1, capacity, 0, 1}, .heads = 1,
+                              .kv_heads = 1, .head_dim = D,
                               .mask = Mask::causal, .k_len = from_ints(k_len)});
     };
     const Tensor before = run();
     for (int64_t s = 0; s < S; s++)
-        for (int64_t n = k_len[size_t(s)]; n < capacity; n++) for (int64_t d = 0; d < D; d++) k.data<float>()[(s * capacity + n) * D + d] = v.data<float>()[(s * capacity + n) * D + d] = NAN;
+        for (const Tensor& t : {k, v}) std::fill(t.data<float>() + (s * capacity + k_len[size_t(s)]) * D, t.data<float>() + (s + 1) * capacity * D, NAN);
     EXPECT(same_bits(run(), before));
 }
 
@@ -191,14 +211,16 @@ TEST_CASE("attention: writes its own columns of a wider output only") {
     const Tensor qkv = normal({N, 3 * H * D}, "qkv"), o({N, width});
     std::fill(o.data<float>(), o.data<float>() + o.numel(), -7.0f);
     auto rows = [&](const Tensor& t, int64_t offset) { return kernels::Rows{.t = t, .offset = offset, .token_stride = t.dim(-1)}; };
-    kernels::attention({.o = rows(o, column), .q = rows(qkv, 0), .k = rows(qkv, H * D), .v = rows(qkv, 2 * H * D), .Nq = N, .Nk = N, .H = H, .Hkv = H, .D = D, .scale = 1});
+    kernels::attention({.o = rows(o, column), .q = rows(qkv, 0), .k = rows(qkv, H * D), .v = rows(qkv, 2 * H * D), .Nq = N,
+                        .Nk = N, .H = H, .Hkv = H, .D = D, .scale = 1});
     for (int64_t n = 0; n < N; n++)
         for (int64_t c = 0; c < width; c++) EXPECT_EQ(o.data<float>()[n * width + c] != -7.0f, c >= column && c < column + H * D);
 }
 
 TEST_CASE("attention: wrong arguments are refused by name") {
     const Tensor q = normal({6, 16}, "q"), k = normal({10, 8}, "k");
-    const nn::AttentionArgs good{.q = q, .k = k, .v = k, .queries = Layout::contiguous(2, 3), .keys = Layout::contiguous(2, 5), .heads = 4, .kv_heads = 2, .head_dim = 4};
+    const nn::AttentionArgs good{.q = q, .k = k, .v = k, .queries = Layout::contiguous(2, 3), .keys = Layout::contiguous(2, 5), .heads = 4,
+                                    .kv_heads = 2, .head_dim = 4};
     EXPECT_EQ(nn::attention(good).shape(), Shape({6, 16}));
     auto refused = [&](auto spoil) {
         nn::AttentionArgs a = good;

@@ -35,7 +35,7 @@ Numbers formula(const std::vector<Numbers>& in, int64_t M, int64_t N, int64_t K,
             double v = 0;
             for (int64_t k0 = 0; k0 < K; k0 += 256) {           // the order of sums is part of the op
                 double chunk = 0;
-                for (int64_t k = k0; k < std::min(k0 + 256, K); k++) chunk = q(x[size_t(m * K + k)] * w[size_t(n * K + k)] + chunk);
+                for (int64_t k = k0; k < std::min(k0 + 256, K); k++) chunk = madd(x[size_t(m * K + k)], w[size_t(n * K + k)], chunk, q);
                 v = q(v + chunk);
             }
             if (!bias.empty()) v = q(v + bias[size_t(n)]);

@@ -78,7 +78,8 @@ TEST_CASE("rmsnorm") {
 }
 
 TEST_CASE("layernorm, rmsnorm: wrong arguments are refused by name") {
-    const Tensor x = normal({4, 8}, "x"), w = normal({8}, "w"), short_w = normal({7}, "w"), ints({8}, DType::i32), half = normal({4, 8}, "x", 0, 1, DType::bf16);
+    const Tensor x = normal({4, 8}, "x"), w = normal({8}, "w"), short_w = normal({7}, "w"),
+                 ints({8}, DType::i32), half = normal({4, 8}, "x", 0, 1, DType::bf16);
     EXPECT_THROWS_WITH_AS(nn::layernorm(x, short_w, w, kEps), doctest::Contains("layernorm: x f32(4, 8), w f32(7)"), std::logic_error);
     EXPECT_THROWS_WITH_AS(nn::layernorm(x, w, short_w, kEps), doctest::Contains("layernorm: "), std::logic_error);
     EXPECT_THROWS_WITH_AS(nn::layernorm(x, w, ints, kEps), doctest::Contains("layernorm: "), std::logic_error);

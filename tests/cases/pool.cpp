@@ -29,7 +29,8 @@ Setting pool(int64_t B, Grid in, Grid out, int64_t C) {
                                     double sum = 0, count = 0;
                                     for (int64_t tt = from(0, t); tt < to(0, t); tt++)
                                         for (int64_t ii = from(1, i); ii < to(1, i); ii++)
-                                            for (int64_t jj = from(2, j); jj < to(2, j); jj++, count++) sum = q(sum + x[0][size_t((((b * in[0] + tt) * in[1] + ii) * in[2] + jj) * C + c)]);
+                                            for (int64_t jj = from(2, j); jj < to(2, j); jj++, count++)
+                                                sum = q(sum + x[0][size_t((((b * in[0] + tt) * in[1] + ii) * in[2] + jj) * C + c)]);
                                     y.push_back(q(sum / count));
                                 }
                 return y;
@@ -65,7 +66,7 @@ Setting mixed(int64_t E, int64_t B, int64_t N, int64_t C) {
                 for (int64_t b = 0; b < B; b++)
                     for (int64_t i = 0; i < N * C; i++) {
                         double sum = 0;
-                        for (int64_t e = 0; e < E; e++) sum = q(sum + q(x.back()[size_t(b * E + e)] * x[size_t(e)][size_t(b * N * C + i)]));
+                        for (int64_t e = 0; e < E; e++) sum = madd(x.back()[size_t(b * E + e)], x[size_t(e)][size_t(b * N * C + i)], sum, q);
                         y.push_back(sum);
                     }
                 return y;
@@ -91,16 +92,19 @@ Setting softmax(int64_t M, int64_t C, float scale, double spread = 1, double off
 }
 
 TEST_CASE("adaptive_pool") {
-    check_op("adaptive_pool", {pool(1, {1, 1, 1}, {1, 1, 1}, 1), pool(2, {1, 16, 16}, {1, 8, 8}, 15), pool(3, {1, 14, 14}, {1, 8, 8}, 17), pool(2, {1, 7, 7}, {1, 8, 8}, 33),
-                               pool(1, {1, 14, 14}, {1, 6, 6}, 31), pool(1, {16, 7, 5}, {8, 3, 4}, 17), pool(2, {5, 14, 7}, {3, 8, 8}, 5), pool(1, {8, 14, 14}, {16, 8, 8}, 3),
+    check_op("adaptive_pool", {pool(1, {1, 1, 1}, {1, 1, 1}, 1), pool(2, {1, 16, 16}, {1, 8, 8}, 15), pool(3, {1, 14, 14}, {1, 8, 8}, 17),
+                               pool(2, {1, 7, 7}, {1, 8, 8}, 33),
+                               pool(1, {1, 14, 14}, {1, 6, 6}, 31), pool(1, {16, 7, 5}, {8, 3, 4}, 17), pool(2, {5, 14, 7}, {3, 8, 8}, 5),
+                               pool(1, {8, 14, 14}, {16, 8, 8}, 3),
                                pool(1, {1, 27, 13}, {1, 1, 1}, 65), pool(2, {3, 11, 2}, {2, 13, 3}, 16)});
 }
 TEST_CASE("token_mean") {
-    check_op("token_mean", {mean(1, 1, 1), mean(3, 1, 17), mean(2, 255, 15), mean(2, 257, 33), mean(1, 1024, 64), mean(2, 64, 257), mean(1, 1031, 511), mean(1, 3137, 31, 3)});
+    check_op("token_mean", {mean(1, 1, 1), mean(3, 1, 17), mean(2, 255, 15), mean(2, 257, 33), mean(1, 1024, 16), mean(13, 7, 257), mean(1, 3137, 5, 3)});
 }
 TEST_CASE("mix") { check_op("mix", {mixed(1, 1, 1, 1), mixed(4, 1, 7, 17), mixed(3, 2, 64, 33), mixed(4, 3, 13, 15), mixed(2, 1, 65, 257)}); }
 TEST_CASE("softmax_rows") {
-    check_op("softmax_rows", {softmax(1, 1, 1), softmax(1, 4, 0.125f), softmax(13, 15, 1), softmax(7, 17, 0.7f, 4), softmax(31, 33, 1, 1, 300), softmax(5, 257, 1, 30),
+    check_op("softmax_rows", {softmax(1, 1, 1), softmax(1, 4, 0.125f), softmax(13, 15, 1), softmax(7, 17, 0.7f, 4), softmax(31, 33, 1, 1, 300),
+                              softmax(5, 257, 1, 30),
                               softmax(2, 31, -1), softmax(509, 5, 3, 100), softmax(3, 4099, 1)});
 }
 TEST_CASE("softmax_rows: the output may be the input") {
@@ -111,7 +115,8 @@ TEST_CASE("softmax_rows: the output may be the input") {
 }
 
 TEST_CASE("pool: wrong arguments are refused by name") {
-    const Tensor grid = normal({1, 2, 4, 4, 8}, "x"), tokens = normal({2, 3, 8}, "x"), half = normal({2, 3, 8}, "x", 0, 1, DType::bf16), w = normal({2, 2}, "w");
+    const Tensor grid = normal({1, 2, 4, 4, 8}, "x"), tokens = normal({2, 3, 8}, "x"),
+                 half = normal({2, 3, 8}, "x", 0, 1, DType::bf16), w = normal({2, 2}, "w");
     auto refused = [&](const char* op, auto call) { EXPECT_THROWS_WITH_AS(call(), doctest::Contains(op), std::logic_error); };
     refused("adaptive_pool: ", [&] { nn::adaptive_pool(tokens, 1, 1, 1); });
     refused("adaptive_pool: ", [&] { nn::adaptive_pool(grid, 0, 2, 2); });

@@ -33,7 +33,8 @@ Setting setting(int64_t N, int64_t H, int64_t D, int64_t start, int64_t position
 
 TEST_CASE("rope") {
     check_op("rope", {setting(1, 1, 2, 0, 1), setting(1, 3, 8, 12, 13), setting(7, 2, 12, 0, 7), setting(13, 5, 24, 4, 20), setting(31, 3, 30, 1, 40),
-                      setting(17, 4, 34, 5, 22), setting(65, 8, 64, 100, 201), setting(3, 2, 128, 4093, 4096), setting(2, 40, 80, 0, 2), setting(5, 2, 62, 0, 5, 1000)});
+                      setting(17, 4, 34, 5, 22), setting(65, 8, 64, 100, 201), setting(3, 2, 128, 4093, 4096),
+                      setting(2, 40, 80, 0, 2), setting(5, 2, 62, 0, 5, 1000)});
 }
 
 TEST_CASE("rope: the output may be the input") {

@@ -79,14 +79,17 @@ Index counted(int32_t n, int32_t step) {        // 0, step, 2 step, ... modulo t
 }
 
 TEST_CASE("gather_rows") {
-    check_op("gather_rows", {gather(1, 1, {0}), gather(7, 15, {6, 0, 3, 3, 6}), gather(13, 17, counted(13, 5)), gather(509, 33, counted(509, 71)), gather(3, 64, {})});
+    check_op("gather_rows", {gather(1, 1, {0}), gather(7, 15, {6, 0, 3, 3, 6}), gather(13, 17, counted(13, 5)),
+                             gather(509, 33, counted(509, 71)), gather(3, 64, {})});
 }
 TEST_CASE("scatter_rows") {
     check_op("scatter_rows", {scatter(2, 1, {1}, {}), scatter(7, 15, {6, 0}, {3}), scatter(13, 17, {12, 11, 10}, {0, 2, 1, 5}),
                               scatter(600, 33, counted(509, 71), {599, 555, 520})});
 }
 TEST_CASE("drop_tokens") { check_op("drop_tokens", {drop(1, 1, 1, 0), drop(3, 6, 17, 1), drop(2, 70, 33, 5), drop(4, 3, 15, 3), drop(1, 5, 31, 4)}); }
-TEST_CASE("prepend_tokens") { check_op("prepend_tokens", {prepend(1, 1, 1, 1), prepend(3, 7, 17, 1), prepend(2, 64, 33, 5), prepend(5, 0, 15, 2), prepend(16, 31, 65, 1)}); }
+TEST_CASE("prepend_tokens") {
+    check_op("prepend_tokens", {prepend(1, 1, 1, 1), prepend(3, 7, 17, 1), prepend(2, 64, 33, 5), prepend(5, 0, 15, 2), prepend(16, 31, 65, 1)});
+}
 TEST_CASE("add_rows") { check_op("add_rows", {add(1, 1, 1, 1), add(3, 7, 1, 17), add(2, 13, 5, 15), add(2, 16, 65, 31), add(1, 3, 2, 33), add(5, 1, 4, 64)}); }
 
 TEST_CASE("add_rows: the table may end in mid-cycle, and the output may be the input") {
