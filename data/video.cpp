@@ -233,7 +233,8 @@ void Video::open_decoder(int threads) {
 void Video::open() {
     // Formats whose content is the names of other files or addresses. Whatever still slips through finds no door: io_open
     // refuses every second file, and no protocol but `file` is allowed.
-    static constexpr const char* playlists[] = {"hls", "dash", "concat", "image2", "sdp", "rtsp", "rtp", "imf", "webm_dash_manifest", "vapoursynth", "avisynth"};
+    static constexpr const char* playlists[] = {"hls", "dash", "concat", "image2", "sdp", "rtsp", "rtp", "imf", "webm_dash_manifest",
+                                                "vapoursynth", "avisynth"};
     AVDictionary* only_files = nullptr;
     av_dict_set(&only_files, "protocol_whitelist", "file", 0);
     AVIOContext* io = nullptr;
@@ -301,7 +302,8 @@ void Video::list_packets() {
     for (int i = 0; size > 0 && i < avformat_index_get_entries_count(stream_); i++) {
         const AVIndexEntry* e = avformat_index_get_entry(stream_, i);
         if (e->pos + e->size > size)
-            refuse("is cut off: its frames from number ", i, " of ", avformat_index_get_entries_count(stream_), " on lie past the end of the file; copy or download it again");
+            refuse("is cut off: its frames from number ", i, " of ", avformat_index_get_entries_count(stream_),
+                   " on lie past the end of the file; copy or download it again");
     }
     remark_ = messages_.first();
     while (first_key_ < packets_.size() && !packets_[first_key_].key) first_key_++;

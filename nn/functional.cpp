@@ -70,7 +70,7 @@ Tensor attention(const AttentionArgs& a) {
     CHECK(!a.k_len || (a.k_len.dtype() == DType::i32 && a.k_len.numel() == a.keys.sequences), "attention: k_len ", a.k_len, " for ", a.keys.sequences, " sequences");
     for (int64_t s = 0; a.k_len && s < a.keys.sequences; s++)
         CHECK(a.k_len.data<int32_t>()[s] >= 0 && a.k_len.data<int32_t>()[s] <= a.keys.tokens, "attention: sequence ", s, " has ", a.k_len.data<int32_t>()[s], " keys of ", a.keys.tokens);
-    Tensor o({a.q.rows(), width});
+    Tensor o = a.queries.sequences * a.queries.tokens == a.q.rows() ? Tensor({a.q.rows(), width}) : zeros({a.q.rows(), width});
     kernels::attention({.o = rows(o, a.queries, 0), .q = rows(a.q, a.queries, a.q_column), .k = rows(a.k, a.keys, a.k_column),
                         .v = rows(a.v, a.keys, a.v_column), .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens,
                         .H = a.heads, .Hkv = a.kv_heads, .D = D, .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = a.k_len});
@@ -132,7 +132,7 @@ Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
 
 Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet) {
     const Tensor& v = x.values;
-    CHECK(v.shape().rank() == 4 && v.dim(1) == 3 && v.dim(2) % patch == 0 && v.dim(3) % patch == 0 && v.dim(0) % tubelet == 0 &&
+    CHECK(v.shape().rank() == 4 && v.dim(1) == 3 && patch > 0 && tubelet > 0 && v.dim(2) % patch == 0 && v.dim(3) % patch == 0 && v.dim(0) % tubelet == 0 &&
           (v.dtype() == DType::u8 || v.dtype() == DType::f32), "patchify: pixels ", v, " in tubelets of ", tubelet, " x ", patch, " x ", patch);
     Tensor y({v.dim(0) / tubelet, (v.dim(2) / patch) * (v.dim(3) / patch), 3 * tubelet * patch * patch});
     kernels::patchify({.y = y, .x = v, .patch = patch, .tubelet = tubelet, .mean = x.mean, .std = x.std});
