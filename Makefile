@@ -62,10 +62,10 @@ $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 -include $(shell find $(B) -name '*.d' -not -path '*-*/*' 2>/dev/null)
 
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
-FUZZ_FLAGS := -std=c++20 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
-FUZZ_LIB   := $(filter-out data/video.cpp core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp models/config.cpp models/tokenizer.cpp models/folder.cpp))
-$(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: tests/fuzz/%.cpp $(FUZZ_LIB) $(wildcard */*.h)
-	@mkdir -p $(@D) ; echo "fuzz target $@" ; clang++ $(FUZZ_FLAGS) $< $(FUZZ_LIB) -o $@
+FUZZ_FLAGS := -std=c++20 -O1 -g -I. -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
+FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp models/config.cpp models/tokenizer.cpp))
+build/fuzz/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (fuzz)" ; clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
+$(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -o $@
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
 	@for f in $(FUZZ:tests/fuzz/fuzz_%.cpp=%); do echo "fuzzing $$f for $(FUZZ_SECONDS) s"; mkdir -p build/fuzz/corpus/$$f; \

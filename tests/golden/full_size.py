@@ -10,7 +10,7 @@ encoders on our pixels, projectors and fusion on our features, LLaMA on our embe
     ours  = |ours - f64| / |f64|     torch = |PyTorch's f32 - f64| / |f64|     (Frobenius)     ratio = ours / torch
 
 Exit status 1 if a ratio is above 1.5, if anything differs that must be equal (pixels of u8 encoders, the splice, the greedy
-tokens, frame indices), or if LanguageBind's pixels are off by more than 1e-6. Every frame and every token takes part, in f64 too.
+tokens, frame indices), or if a pixel of LanguageBind's is off by more than 1e-6. Every frame and every token takes part, in f64 too.
 
 Takes 8 GB of memory and, on two cores, about a quarter of an hour. --reuse: DIR's folder and dump of an earlier run stand.
 """
@@ -38,7 +38,7 @@ from transformers.models.llama import modeling_llama
 LIMIT = 1.5
 OUTLIERS = 60.0
 TOKENS_APART = [(r"pos_embed|position_embedding", 4.0), (r"bias$", 0.25)]
-PIXELS_LIMIT = 1e-6  # LanguageBind's float resize, as in tests/test_merv.cpp
+PIXELS_LIMIT = 1e-6  # of LanguageBind's, which are resized as floats; they reach 2.6, where an ulp is 2.4e-7
 QUESTION = make.QUESTION
 ENCODERS = list(make.SHORT.values())
 
@@ -161,10 +161,9 @@ def compare_encoders(ref, folder, dump, frames, report):
         pixels = dump.get_tensor("pixels." + name)
         reference = backbone.video_transform(frames[:: len(frames) // count])
         assert reference.shape == pixels.shape, (name, reference.shape, pixels.shape)
-        off = make.relative_error(pixels, reference)
-        most = float((pixels - reference).abs().max())
-        print(f"  pixels.{name}: " + ("equal" if torch.equal(pixels, reference) else f"relative error {off:.1e}, largest difference {most:.1e}"))
-        report.require(off <= PIXELS_LIMIT if name == "languagebind" else off == 0, f"pixels.{name} differ from the reference's by {off:.1e}")
+        off = float((pixels - reference).abs().max())
+        print(f"  pixels.{name}: off by at most {off:.1e}, {float((pixels == reference).float().mean()):.2%} equal")
+        report.require(off <= (PIXELS_LIMIT if name == "languagebind" else 0), f"pixels.{name} differ from the reference's by {off:.1e}")
 
         run = lambda x: backbone(x.unsqueeze(0), None)[0]  # noqa: E731
         f32 = run(pixels)
