@@ -196,12 +196,14 @@ Tensor languagebind_pixels(const Tensor& frames, int size) {
     // ShortSideScale in Python's doubles, long side floored; CenterCropVideo
     const int h = W < H ? int(std::floor(double(H) / W * size)) : size, w = W < H ? size : int(std::floor(double(W) / H * size));
     struct Tap { int low, high; float w_low, w_high; };     // torch's bilinear: two neighbours, position in f32
-    auto taps = [size](int in, int out) {
+    const bool fused = h + w <= 128;            // torch has two paths by the size of the result; the one for small results rounds a position once, the other twice
+    auto taps = [size, fused](int in, int out) {
         const int first = half_even(out - size);
         const float scale = float(in) / float(out);
         std::vector<Tap> t;
         for (int i = first; i < first + size; i++) {
-            const float s = in == out ? float(i) : std::max(0.0f, std::fma(scale, float(i) + 0.5f, -0.5f));    // rounded once, as torch's build does
+            const float middle = float(i) + 0.5f;
+            const float s = in == out ? float(i) : std::max(0.0f, fused ? std::fma(scale, middle, -0.5f) : scale * middle - 0.5f);
             const int low = std::min(int(s), in - 1);
             const float high = std::min(std::max(s - float(low), 0.0f), 1.0f);
             t.push_back({low, low + (low < in - 1), 1.0f - high, high});

@@ -80,7 +80,7 @@ def projectors_and_fusion(ref):
 
 def randomise(module, seed, gains=()):
     """As make.py, and nearer to trained transformers: tokens that stay apart through all blocks, so that attention stays sharp
-    (a softmax row's exp(entropy) is a tenth to a half of its keys), and two outlier channels in the residual stream, up to 20 times the others."""
+    (exp(entropy) of a softmax row: a sixteenth to a half of its keys), and two channels of the residual stream up to 20 times the others."""
     plain_randomise(module, seed, [*gains, *TOKENS_APART])
     for name, p in module.named_parameters():
         if re.search(r"\.0\.(mlp\.fc2|output\.dense|mlp\.down_proj)\.weight$", name):
@@ -90,7 +90,7 @@ def randomise(module, seed, gains=()):
 
 def write_folder(ref, folder, shared):
     """One part in memory at a time. Weights are normal, / sqrt(fan in); norms around 1; LayerScale 0.3 +- 0.2; queries and keys larger
-    by half, so that softmax is far from uniform; the branches into the residual streams halved (make.SMALL)."""
+    by half; the branches into the residual streams halved (make.SMALL)."""
     make.randomise = randomise
     make.write_safetensors = lambda path, tensors, metadata: save_file(tensors, path, metadata)  # make.py's copies the file four times
     encoders, llm = folder / "encoders", folder / "llm"
