@@ -9,6 +9,7 @@
 #include "core/program.h"
 #include "core/rng.h"
 #include "core/version.h"
+#include "data/transform.h"
 #include "nn/functional.h"
 
 using namespace merv;
@@ -52,6 +53,13 @@ Row rows(const char* op, int64_t M, int64_t C, double flops, std::function<void(
     }};
 }
 
+Row resize(int64_t frames, int64_t height, int64_t width, int side) {
+    return {"resize", concat(frames, " frames of ", width, "x", height, " to ", side, "x", side, ", bicubic"), double(frames * 3 * (height * width + side * side)), 0, [=] {
+        const Tensor x = zeros({frames, height, width, 3}, DType::u8);
+        return [=] { prepare(x, side, Filter::bicubic, Resize::naive, {}); };
+    }};
+}
+
 std::vector<Row> table() {
     return {
         linear(4176, 3072, 1024, DType::f32),           // DINOv2's qkv, 16 frames
@@ -67,6 +75,7 @@ std::vector<Row> table() {
         attention("LLaMA prefill", 1, 1100, 32, 128, nn::Mask::causal),
         rows("layernorm", 4176, 1024, 8, [](const Tensor& x, const Tensor& w) { nn::layernorm(x, w, w, 1e-6f); }),
         rows("rmsnorm", 1100, 4096, 4, [](const Tensor& x, const Tensor& w) { nn::rmsnorm(x, w, 1e-5f); }),
+        resize(32, 720, 1280, 224),                     // what an encoder is shown
     };
 }
 
