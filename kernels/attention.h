@@ -4,6 +4,7 @@
 // query's result does not depend on how many queries run with it: prefill at once = in pieces = token by token.
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -28,7 +29,6 @@ struct AttentionFwd {
 };
 // D is a multiple of 4 up to 128; Hkv divides H, key/value head j serves query heads j H/Hkv .. (j+1) H/Hkv - 1. A query
 // that sees no key gives zeros (lse -inf). With k_len, causal is aligned at each sequence's own end.
-namespace cpu { void attention(const AttentionFwd&); }
-inline void attention(const AttentionFwd& a) { cpu::attention(a); }
+inline void attention(const AttentionFwd& a) { cpu::run(a); }
 
 }

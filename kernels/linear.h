@@ -8,6 +8,7 @@
 // multiply-adds from zero. So a row of y does not depend on how many rows there are, on where it stands or on the threads.
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -28,7 +29,6 @@ struct LinearFwd {
     Tensor scale = {};                          // (N) f32 or bf16
     Tensor residual = {};                       // (M, N) f32; may be y itself
 };
-namespace cpu { void linear(const LinearFwd&); }
-inline void linear(const LinearFwd& a) { cpu::linear(a); }
+inline void linear(const LinearFwd& a) { cpu::run(a); }
 
 }

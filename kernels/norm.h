@@ -3,6 +3,7 @@
 //   rmsnorm:   rstd = 1/sqrt(sum(x^2)/C + eps)                            y = (x rstd) w
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -16,11 +17,7 @@ struct RmsNormFwd {
     Tensor x, w;                                // (M, C) f32; (C) f32 or bf16
     float eps = 1e-5f;
 };
-namespace cpu {
-void layernorm(const LayerNormFwd&);
-void rmsnorm(const RmsNormFwd&);
-}
-inline void layernorm(const LayerNormFwd& a) { cpu::layernorm(a); }
-inline void rmsnorm(const RmsNormFwd& a) { cpu::rmsnorm(a); }
+inline void layernorm(const LayerNormFwd& a) { cpu::run(a); }
+inline void rmsnorm(const RmsNormFwd& a) { cpu::run(a); }
 
 }

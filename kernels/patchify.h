@@ -5,6 +5,7 @@
 #pragma once
 #include <array>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -14,7 +15,6 @@ struct Patchify {
     int64_t patch = 16, tubelet = 1;            // patch divides H and W; tubelet divides F
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8
 };
-namespace cpu { void patchify(const Patchify&); }
-inline void patchify(const Patchify& a) { cpu::patchify(a); }
+inline void patchify(const Patchify& a) { cpu::run(a); }
 
 }

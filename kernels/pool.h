@@ -4,6 +4,7 @@
 #pragma once
 #include <vector>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -22,15 +23,9 @@ struct SoftmaxRows {
     Tensor y, x;                                // (M, C) f32; y may be x
     float scale = 1;                            // y = softmax(scale x)
 };
-namespace cpu {
-void adaptive_pool(const AdaptivePool&);
-void token_mean(const TokenMean&);
-void mix(const Mix&);
-void softmax_rows(const SoftmaxRows&);
-}
-inline void adaptive_pool(const AdaptivePool& a) { cpu::adaptive_pool(a); }
-inline void token_mean(const TokenMean& a) { cpu::token_mean(a); }
-inline void mix(const Mix& a) { cpu::mix(a); }
-inline void softmax_rows(const SoftmaxRows& a) { cpu::softmax_rows(a); }
+inline void adaptive_pool(const AdaptivePool& a) { cpu::run(a); }
+inline void token_mean(const TokenMean& a) { cpu::run(a); }
+inline void mix(const Mix& a) { cpu::run(a); }
+inline void softmax_rows(const SoftmaxRows& a) { cpu::run(a); }
 
 }

@@ -2,6 +2,7 @@
 //   y[d] = x[d] cos - x[d + D/2] sin      y[d + D/2] = x[d + D/2] cos + x[d] sin      angle of pair d at position p: cos[p][d]
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -11,7 +12,6 @@ struct RopeFwd {
     Tensor cos, sin;                            // (P, D/2) f32: one row per position
     int64_t start = 0;                          // row n has position start + n
 };
-namespace cpu { void rope(const RopeFwd&); }
-inline void rope(const RopeFwd& a) { cpu::rope(a); }
+inline void rope(const RopeFwd& a) { cpu::run(a); }
 
 }

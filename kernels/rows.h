@@ -2,6 +2,7 @@
 #pragma once
 #include <span>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -22,15 +23,9 @@ struct PrependTokens {                          // y[s] = [tokens; x[s]] for eac
     Tensor y;                                   // out: (S, T + N, C) f32
     Tensor x, tokens;                           // (S, N, C) f32; (T, C) f32 or bf16
 };
-namespace cpu {
-void gather_rows(const GatherRows&);
-void scatter_rows(const ScatterRows&);
-void add_rows(const AddRows&);
-void prepend_tokens(const PrependTokens&);
-}
-inline void gather_rows(const GatherRows& a) { cpu::gather_rows(a); }
-inline void scatter_rows(const ScatterRows& a) { cpu::scatter_rows(a); }
-inline void add_rows(const AddRows& a) { cpu::add_rows(a); }
-inline void prepend_tokens(const PrependTokens& a) { cpu::prepend_tokens(a); }
+inline void gather_rows(const GatherRows& a) { cpu::run(a); }
+inline void scatter_rows(const ScatterRows& a) { cpu::run(a); }
+inline void add_rows(const AddRows& a) { cpu::run(a); }
+inline void prepend_tokens(const PrependTokens& a) { cpu::run(a); }
 
 }

@@ -7,7 +7,7 @@
 #include <vector>
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
 constexpr int kKeys = 64, kQueries = 64, kGroup = 4, kMaxD = 128;
@@ -69,7 +69,7 @@ float softmax_step(float* p, int64_t visible, float scale, float& max, float& su
     const float before = exp(max - top);
     Vec total{};
     for (int h = 0; h < kKeyVecs; h++) total += load(p + h * kLanes);
-    sum = madd(sum, before, cpu::sum(total));
+    sum = madd(sum, before, MERV_ISA::sum(total));
     max = top;
     return before;
 }
@@ -118,7 +118,7 @@ void head(const AttentionFwd& a, int64_t s, int64_t h, int64_t q_begin, int64_t 
 
 }
 
-void attention(const AttentionFwd& a) {
+template <> void run(const AttentionFwd& a) {
     const int64_t tiles = (a.Nq + kQueries - 1) / kQueries;
     const int32_t* k_len = a.k_len.data<int32_t>();     // checks its dtype here: what throws inside a parallel region ends the program
 #pragma omp parallel if (a.S * a.H * a.Nq * a.Nk * a.D > 1 << 16)

@@ -6,7 +6,7 @@
 #include <omp.h>
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
 constexpr int kColumns = 2 * kLanes;            // of a register tile
@@ -101,7 +101,7 @@ template <class W> void run(const LinearFwd& a) {
 
 }
 
-void linear(const LinearFwd& a) {
+template <> void run(const LinearFwd& a) {
     with_float_type(a.w.dtype(), [&]<class W>() { run<W>(a); });
 }
 

@@ -3,9 +3,9 @@
 #include <cmath>
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 
-void layernorm(const LayerNormFwd& a) {
+template <> void run(const LayerNormFwd& a) {
     const int64_t M = a.x.rows(), C = a.x.dim(-1);
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();
@@ -21,7 +21,7 @@ void layernorm(const LayerNormFwd& a) {
     }
 }
 
-void rmsnorm(const RmsNormFwd& a) {
+template <> void run(const RmsNormFwd& a) {
     const int64_t M = a.x.rows(), C = a.x.dim(-1);
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();

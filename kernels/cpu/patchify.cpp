@@ -1,7 +1,7 @@
 // Bound by memory. A u8 pixel has 256 values, so its normalisation is a table per channel.
 #include "kernels/patchify.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
 template <class T, class Value> void cut(const Patchify& a, Value value) {
@@ -23,7 +23,7 @@ template <class T, class Value> void cut(const Patchify& a, Value value) {
 
 }
 
-void patchify(const Patchify& a) {
+template <> void run(const Patchify& a) {
     if (a.x.dtype() == DType::f32) return cut<float>(a, [](int64_t, float v) { return v; });
     float table[3][256];
     for (int c = 0; c < 3; c++)

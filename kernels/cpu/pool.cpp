@@ -4,7 +4,7 @@
 #include <cmath>
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
 struct Bin { int64_t begin, end; };
@@ -12,7 +12,7 @@ Bin bin(int64_t i, int64_t out, int64_t in) { return {i * in / out, ((i + 1) * i
 
 }
 
-void adaptive_pool(const AdaptivePool& a) {
+template <> void run(const AdaptivePool& a) {
     const int64_t B = a.x.dim(0), T = a.x.dim(1), Y = a.x.dim(2), X = a.x.dim(3), C = a.x.dim(4);
     const int64_t t = a.y.dim(1), y = a.y.dim(2), x = a.y.dim(3);
     const float* from = a.x.data<float>();
@@ -34,7 +34,7 @@ void adaptive_pool(const AdaptivePool& a) {
         }
 }
 
-void token_mean(const TokenMean& a) {           // chunks of 256 tokens, as in a linear: the error stays small for long sequences
+template <> void run(const TokenMean& a) {           // chunks of 256 tokens, as in a linear: the error stays small for long sequences
     const int64_t B = a.x.dim(0), N = a.x.dim(1), C = a.x.dim(2);
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();
@@ -54,7 +54,7 @@ void token_mean(const TokenMean& a) {           // chunks of 256 tokens, as in a
         }
 }
 
-void mix(const Mix& a) {
+template <> void run(const Mix& a) {
     const int64_t E = int64_t(a.x.size()), B = a.y.dim(0), row = a.y.numel() / std::max<int64_t>(B, 1);
     const float* weights = a.weights.data<float>();
     float* y = a.y.data<float>();
@@ -69,7 +69,7 @@ void mix(const Mix& a) {
     }
 }
 
-void softmax_rows(const SoftmaxRows& a) {
+template <> void run(const SoftmaxRows& a) {
     const int64_t M = a.x.rows(), C = a.x.dim(-1);
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();

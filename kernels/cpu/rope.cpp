@@ -1,9 +1,9 @@
 #include "kernels/rope.h"
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 
-void rope(const RopeFwd& a) {
+template <> void run(const RopeFwd& a) {
     const int64_t N = a.x.dim(0), H = a.x.dim(1), D = a.x.dim(2), half = D / 2;
     const float *x = a.x.data<float>(), *cos = a.cos.data<float>(), *sin = a.sin.data<float>();
     float* y = a.y.data<float>();

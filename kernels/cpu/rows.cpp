@@ -2,9 +2,9 @@
 #include "kernels/rows.h"
 #include <algorithm>
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 
-void gather_rows(const GatherRows& a) {
+template <> void run(const GatherRows& a) {
     const int64_t N = a.index.numel(), C = a.x.dim(-1);
     const int32_t* index = a.index.data<int32_t>();
     float* y = a.y.data<float>();
@@ -16,7 +16,7 @@ void gather_rows(const GatherRows& a) {
     });
 }
 
-void scatter_rows(const ScatterRows& a) {
+template <> void run(const ScatterRows& a) {
     const int64_t N = a.index.numel(), C = a.x.dim(-1);
     const int32_t* index = a.index.data<int32_t>();
     const float* x = a.x.data<float>();
@@ -25,7 +25,7 @@ void scatter_rows(const ScatterRows& a) {
     for (int64_t i = 0; i < N; i++) std::copy_n(x + i * C, C, y + index[i] * C);
 }
 
-void add_rows(const AddRows& a) {
+template <> void run(const AddRows& a) {
     const int64_t R = a.x.rows(), C = a.x.dim(-1), T = a.table.rows();
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();
@@ -39,7 +39,7 @@ void add_rows(const AddRows& a) {
     });
 }
 
-void prepend_tokens(const PrependTokens& a) {
+template <> void run(const PrependTokens& a) {
     const int64_t S = a.x.dim(0), N = a.x.dim(1), C = a.x.dim(2), T = a.tokens.rows();
     const float* x = a.x.data<float>();
     float* y = a.y.data<float>();

@@ -10,7 +10,7 @@
 #endif
 #include "core/dtype.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kLanes = 16;
