@@ -21,7 +21,7 @@ CXXFLAGS := -std=c++20 $(if $(SAN),-O1 -fno-omit-frame-pointer,-O3) -g -fopenmp 
 ISAS     := portable $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512_bf16)
 portable.flags    :=
 avx2.flags        := -march=x86-64-v3
-avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512
+avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitialized    # g++ 12 warns inside its own intrinsics
 avx512_bf16.flags := $(avx512.flags) -mavx512bf16
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
 

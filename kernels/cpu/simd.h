@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <cmath>
-#ifdef __AVX__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 #include "core/dtype.h"
