@@ -10,7 +10,7 @@
 namespace merv::kernels {
 
 struct Patchify {
-    Tensor y;                                   // out: (F/t, P, 3 t p p) f32, P = (H/p)(W/p)
+    Tensor y;                                   // out: (F/t, P, 3 t p p) f32 or bf16, P = (H/p)(W/p)
     Tensor x;                                   // (F, 3, H, W) u8 or f32
     int64_t patch = 16, tubelet = 1;            // patch divides H and W; tubelet divides F
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8
