@@ -1,14 +1,13 @@
 # make            every program, into build/bin          make test    all tests; the last line counts them
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
-# make bench | size | format | soak | clean              ARCH=x86-64-v3 builds for other machines than this one
-ARCH  ?= native
+# make bench | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
 comma := ,
 B     ?= build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
 
-FOLDERS := core kernels kernels/cpu nn models train data weights bench
+FOLDERS := core kernels nn models train data weights bench
 MAINS   := $(wildcard $(FOLDERS:%=%/main_*.cpp))
 LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp)))
 TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
@@ -16,8 +15,14 @@ FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
 
 # No fast-math: only what lets loops vectorise without changing a value. Fused multiply-adds are written out where wanted.
-CXXFLAGS := -std=c++20 $(if $(SAN),-O1 -fno-omit-frame-pointer,-O3) -g -march=$(ARCH) -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math \
+CXXFLAGS := -std=c++20 $(if $(SAN),-O1 -fno-omit-frame-pointer,-O3) -g -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math \
             -Wall -Wextra -Wno-psabi -I. -MMD -MP $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all)
+# The CPU kernels are compiled once per instruction set and chosen at run time (kernels/cpu.h). Everything else is for any machine.
+ISAS     := portable $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512_bf16)
+portable.flags    :=
+avx2.flags        := -march=x86-64-v3
+avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitialized    # g++ 12 warns inside its own intrinsics
+avx512_bf16.flags := $(avx512.flags) -mavx512bf16
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
 
 PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev libstb-dev nlohmann-json3-dev doctest-dev
@@ -47,7 +52,16 @@ bench: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/bin/merv-bench
 	@$(B)/bin/merv-bench ops
 
-$(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) ; @rm -f $@ ; ar rcs $@ $^
+# One object per instruction set, in which only its kernels are visible: an inline function compiled for AVX-512 must not be
+# the copy that the rest of the program calls.
+define isa
+$(B)/kernels/cpu/$(1)/%.o: kernels/cpu/%.cpp ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(CXXFLAGS) $$($(1).flags) -DMERV_ISA=$(1) -c $$< -o $$@
+$(B)/kernels/cpu/$(1).o: $(patsubst kernels/cpu/%.cpp,$(B)/kernels/cpu/$(1)/%.o,$(wildcard kernels/cpu/*.cpp))
+	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels3cpu*$(1)3run*' $$@.all $$@ && rm $$@.all
+endef
+$(foreach i,$(ISAS),$(eval $(call isa,$(i))))
+
+$(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) ; @rm -f $@ ; ar rcs $@ $^
 $(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
 define program
 $(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)

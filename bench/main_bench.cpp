@@ -115,8 +115,8 @@ int bench(const Flags& flags) {
         std::fflush(stdout);
     }
     if (!found) fail(Exit::usage, "no op '", words[1], "' in the table; there are", known);
-    if (flags.on("json")) std::printf("%s\n", nlohmann::ordered_json{{"rows", out}, {"threads", omp_get_max_threads()}, {"isa", isa()}, {"compiler", compiler()}, {"commit", commit()}}.dump().c_str());
-    else std::printf("\n%d threads, %s\n", omp_get_max_threads(), version_text("merv-bench").c_str());
+    if (flags.on("json")) std::printf("%s\n", nlohmann::ordered_json{{"rows", out}, {"threads", omp_get_max_threads()}, {"isa", kernels::cpu::name_of(kernels::cpu::isa())}, {"compiler", compiler()}, {"commit", commit()}}.dump().c_str());
+    else std::printf("\n%d threads, %s\n", omp_get_max_threads(), (kernels::cpu::name_of(kernels::cpu::isa()) + std::string(", ") + version_text("merv-bench")).c_str());
     return 0;
 }
 

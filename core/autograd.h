@@ -2,7 +2,6 @@
 // backward pops nodes in reverse and each saved activation is released the moment its node has run.
 #pragma once
 #include <functional>
-#include <span>
 #include <vector>
 #include "core/tensor.h"
 
@@ -13,12 +12,15 @@ class Tape {
     using Backward = std::function<void(const Tensor& dy)>;
     static Tape& current();                     // of this thread
     void record(const char* op, Slot out, Backward backward) { nodes_.push_back({op, std::move(out), std::move(backward)}); }
+    void mark(std::function<void()> passed);    // called when backward passes this point
     void backward(const Tensor& y, const Tensor& dy);   // d loss / d y = dy; empties the tape
+    void backward(const Tensor& loss);          // one element; d loss = 1
     size_t size() const { return nodes_.size(); }
     void clear() { nodes_.clear(); }
 
   private:
-    struct Node { const char* op; Slot out; Backward backward; };
+    friend Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
+    struct Node { const char* op; Slot out; Backward backward; };       // out is null for a mark
     std::vector<Node> nodes_;
 };
 
@@ -33,8 +35,14 @@ struct NoGrad {                                 // recording is off in scope
     bool saved_;
 };
 
+// Will an op on these inputs be recorded? Ops ask before they save anything for backward.
+bool wants_grad(std::initializer_list<const Tensor*> inputs);
+
 // The one call every op ends with: if recording and any input wants a gradient, y gets a slot and the tape a node. An
-// empty `backward` marks an op that has no gradient yet; a backward pass that reaches it throws and names it.
+// empty `backward` marks an op that has no gradient; a backward pass that reaches it throws and names it.
 Tensor record(const char* op, Tensor y, std::initializer_list<const Tensor*> inputs, Tape::Backward backward = {});
+
+// y = f(x), keeping x alone: backward runs f again. Parameters inside f get their gradients.
+Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
 }

@@ -47,6 +47,7 @@ Tensor Tensor::reshape(Shape shape) const {
 }
 Tensor Tensor::slice(int64_t begin, int64_t end) const {
     CHECK(shape_.rank() > 0 && 0 <= begin && begin <= end && end <= dim(0), "slice [", begin, ", ", end, ") of ", *this);
+    CHECK(!slot_, "slice of ", *this, ", which wants a gradient; use nn::slice_rows");
     Tensor t = *this;
     std::vector<int64_t> dims(shape_.begin(), shape_.end());
     t.offset_ += dim(0) ? size_t(begin) * (bytes() / size_t(dim(0))) : 0;

@@ -40,7 +40,9 @@ class Tensor;
 // Where the gradient of one tensor is delivered. Backward closures hold the slot of a tensor whose values they do not
 // read, so an activation is freed as soon as no backward needs it.
 struct GradSlot {
-    std::shared_ptr<Tensor> grad;               // null until the first contribution
+    Shape shape;                                // of the tensor; its reshaped views share the slot
+    std::shared_ptr<Tensor> grad = nullptr;     // null until the first contribution
+    void add(const Tensor& g);                  // keeps the first as it is; sums in place once nobody else holds it
 };
 using Slot = std::shared_ptr<GradSlot>;         // null: no gradient wanted
 
@@ -71,13 +73,15 @@ class Tensor {
     std::byte* raw() const { return storage_ && storage_->data() ? storage_->data() + offset_ : nullptr; }
 
     Tensor reshape(Shape shape) const;                      // free; same number of elements
-    Tensor slice(int64_t begin, int64_t end) const;         // free; rows [begin, end) of the first dimension
+    Tensor slice(int64_t begin, int64_t end) const;         // free; rows [begin, end) of the first dimension. Takes no gradient: nn::slice_rows does
     void copy_from(const Tensor& source) const;             // same shape and dtype
     void bind(const Tensor& values);                        // a declared tensor takes these bytes (and their dtype); same shape
 
+    bool unique() const { return storage_.use_count() == 1; }      // nobody else holds these bytes
     const Slot& slot() const { return slot_; }
     bool needs_grad() const { return slot_ != nullptr; }
-    Tensor& set_needs_grad(bool on = true) { slot_ = on ? std::make_shared<GradSlot>() : nullptr; return *this; }
+    Tensor& set_needs_grad(bool on = true) { slot_ = on ? std::make_shared<GradSlot>(GradSlot{shape_}) : nullptr; return *this; }
+    Tensor grad() const { return slot_ && slot_->grad ? *slot_->grad : Tensor(); }
     Tensor detach() const { Tensor t = *this; t.slot_ = nullptr; return t; }
 
     std::string describe() const;                           // "bf16(4, 197, 1024)"

@@ -7,7 +7,6 @@ namespace merv {
 inline constexpr const char* kVersion = "0.1.0";
 std::string commit();                           // git commit of the build, "-dirty" appended if the tree had changes
 std::string compiler();                         // "g++ 12.2.0"
-std::string isa();                              // widest vector instructions the kernels were compiled for: "avx512", "avx2", "baseline"
 std::string version_text(const std::string& program);
 
 }

@@ -1,13 +1,21 @@
 // Linear layers with everything that follows them elementwise, in one pass over y.
 //
-//   y = residual + scale * (act(x w^T + bias) * gate)          each of bias, act, gate, scale, residual optional
+//   z = x w^T + bias      y = residual + scale * (act(z) * gate)          each of bias, act, gate, scale, residual optional
 //
 // SwiGLU is two of them: up = x Wu^T, then silu(x Wg^T) with gate = up. LayerScale is `scale`.
 //
-// Order of sums: element (m, n) is a left fold over chunks of 256 consecutive k; each chunk is a left fold of fused
-// multiply-adds from zero. So a row of y does not depend on how many rows there are, on where it stands or on the threads.
+//   dz = dy scale gate act'(z)    dgate = dy scale act(z)    dscale += sum_rows(dy act(z) gate)    dbias += sum_rows(dz)
+//   dx = dz w                     dw += dz^T x
+//
+// x, y, gate, residual and their gradients are of one type, f32 or bf16; w, bias and scale f32 or bf16; gradients of
+// parameters f32. Everything between the product and y is f32.
+//
+// Order of sums: a left fold over chunks of 256 units of the summed dimension, each a left fold of fused multiply-adds from
+// zero; a unit is one f32, or two bf16 when both factors are bf16 (the second is added first). So a row of y does not depend
+// on how many rows there are, on where it stands or on the threads.
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
@@ -20,15 +28,33 @@ enum class Act {
 };
 
 struct LinearFwd {
-    Tensor y;                                   // out: (M, N) f32
-    Tensor x, w;                                // (M, K) f32; (N, K) f32 or bf16
-    Tensor bias = {};                           // (N) f32 or bf16
+    Tensor y;                                   // out: (M, N)
+    Tensor z = {};                              // out, optional: (M, N), what backward needs when there is an act, gate or scale
+    Tensor x, w;                                // (M, K); (N, K)
+    Tensor bias = {};                           // (N)
     Act act = Act::none;
-    Tensor gate = {};                           // (M, N) f32
-    Tensor scale = {};                          // (N) f32 or bf16
-    Tensor residual = {};                       // (M, N) f32; may be y itself
+    Tensor gate = {};                           // (M, N)
+    Tensor scale = {};                          // (N)
+    Tensor residual = {};                       // (M, N); may be y itself
 };
-namespace cpu { void linear(const LinearFwd&); }
-inline void linear(const LinearFwd& a) { cpu::linear(a); }
+struct LinearEpilogueBwd {
+    Tensor dz = {}, dgate = {};                 // out: (M, N), or none
+    Tensor dscale = {}, dbias = {};             // added to: (N) f32, or none
+    Tensor dy;                                  // (M, N)
+    Tensor z = {}, gate = {}, scale = {};       // as forward's
+    Act act = Act::none;
+};
+struct LinearInputBwd {
+    Tensor dx;                                  // out: (M, K)
+    Tensor dz, w;                               // (M, N); (N, K)
+};
+struct LinearWeightBwd {
+    Tensor dw;                                  // added to: (N, K) f32
+    Tensor dz, x;                               // (M, N); (M, K)
+};
+inline void linear(const LinearFwd& a) { cpu::run(a); }
+inline void linear(const LinearEpilogueBwd& a) { cpu::run(a); }
+inline void linear(const LinearInputBwd& a) { cpu::run(a); }
+inline void linear(const LinearWeightBwd& a) { cpu::run(a); }
 
 }

@@ -5,16 +5,16 @@
 #pragma once
 #include <array>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
 struct Patchify {
-    Tensor y;                                   // out: (F/t, P, 3 t p p) f32, P = (H/p)(W/p)
+    Tensor y;                                   // out: (F/t, P, 3 t p p) f32 or bf16, P = (H/p)(W/p)
     Tensor x;                                   // (F, 3, H, W) u8 or f32
     int64_t patch = 16, tubelet = 1;            // patch divides H and W; tubelet divides F
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8
 };
-namespace cpu { void patchify(const Patchify&); }
-inline void patchify(const Patchify& a) { cpu::patchify(a); }
+inline void patchify(const Patchify& a) { cpu::run(a); }
 
 }

@@ -1,17 +1,19 @@
 // Rotary position embedding, half rotation (Hugging Face's pairing of d with d + D/2):
 //   y[d] = x[d] cos - x[d + D/2] sin      y[d + D/2] = x[d + D/2] cos + x[d] sin      angle of pair d at position p: cos[p][d]
+// Backward is the rotation by the opposite angle: dx = rope(dy) with `inverse`.
 #pragma once
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
 struct RopeFwd {
-    Tensor y;                                   // out: (N, H, D) f32; may be x
-    Tensor x;                                   // (N, H, D) f32
+    Tensor y;                                   // out: (N, H, D); may be x
+    Tensor x;                                   // (N, H, D) f32 or bf16, as y
     Tensor cos, sin;                            // (P, D/2) f32: one row per position
     int64_t start = 0;                          // row n has position start + n
+    bool inverse = false;
 };
-namespace cpu { void rope(const RopeFwd&); }
-inline void rope(const RopeFwd& a) { cpu::rope(a); }
+inline void rope(const RopeFwd& a) { cpu::run(a); }
 
 }

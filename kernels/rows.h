@@ -1,36 +1,48 @@
-// Moving whole rows, exactly: embedding lookup, repeating frames, splicing sequences, adding tables of rows.
+// Moving whole rows, exactly: embedding lookup, repeating frames, splicing sequences, adding tables of rows. Activations (y, x
+// and their gradients) are of one type, f32 or bf16; tables f32 or bf16, their gradients f32.
 #pragma once
-#include <span>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::kernels {
 
 struct GatherRows {                             // y[i] = x[index[i]]
-    Tensor y;                                   // out: (N, C) f32
-    Tensor x, index;                            // (V, C) f32 or bf16; (N) i32, each in [0, V)
+    Tensor y;                                   // out: (N, C)
+    Tensor x, index;                            // (V, C); (N) i32, each in [0, V)
+};
+struct GatherRowsBwd {                          // dx[v] += sum of dy[i] over i with index[i] = v, in order of i
+    Tensor dx;                                  // added to: (V, C) f32
+    Tensor dy, index;                           // (N, C); (N) i32
 };
 struct ScatterRows {                            // y[index[i]] = x[i]; other rows of y stay
-    Tensor y;                                   // in and out: (V, C) f32
-    Tensor x, index;                            // (N, C) f32; (N) i32, all different
+    Tensor y;                                   // in and out: (V, C)
+    Tensor x, index;                            // (N, C); (N) i32, all different
 };
 struct AddRows {                                // y[r] = x[r] + table[(r / inner) % T]
-    Tensor y;                                   // out: (R, C) f32; may be x
-    Tensor x, table;                            // (R, C) f32; (T, C) f32 or bf16
+    Tensor y;                                   // out: (R, C); may be x
+    Tensor x, table;                            // (R, C); (T, C)
+    int64_t inner = 1;
+};
+struct AddRowsBwd {                             // dtable[t] += sum of dy[r] over r with (r / inner) % T = t
+    Tensor dtable;                              // added to: (T, C) f32
+    Tensor dy;                                  // (R, C)
     int64_t inner = 1;
 };
 struct PrependTokens {                          // y[s] = [tokens; x[s]] for each sequence s
-    Tensor y;                                   // out: (S, T + N, C) f32
-    Tensor x, tokens;                           // (S, N, C) f32; (T, C) f32 or bf16
+    Tensor y;                                   // out: (S, T + N, C)
+    Tensor x, tokens;                           // (S, N, C); (T, C)
 };
-namespace cpu {
-void gather_rows(const GatherRows&);
-void scatter_rows(const ScatterRows&);
-void add_rows(const AddRows&);
-void prepend_tokens(const PrependTokens&);
-}
-inline void gather_rows(const GatherRows& a) { cpu::gather_rows(a); }
-inline void scatter_rows(const ScatterRows& a) { cpu::scatter_rows(a); }
-inline void add_rows(const AddRows& a) { cpu::add_rows(a); }
-inline void prepend_tokens(const PrependTokens& a) { cpu::prepend_tokens(a); }
+struct PrependTokensBwd {
+    Tensor dx = {};                             // out: (S, N, C), or none
+    Tensor dtokens = {};                        // added to: (T, C) f32, or none
+    Tensor dy;                                  // (S, T + N, C)
+};
+inline void gather_rows(const GatherRows& a) { cpu::run(a); }
+inline void gather_rows(const GatherRowsBwd& a) { cpu::run(a); }
+inline void scatter_rows(const ScatterRows& a) { cpu::run(a); }
+inline void add_rows(const AddRows& a) { cpu::run(a); }
+inline void add_rows(const AddRowsBwd& a) { cpu::run(a); }
+inline void prepend_tokens(const PrependTokens& a) { cpu::run(a); }
+inline void prepend_tokens(const PrependTokensBwd& a) { cpu::run(a); }
 
 }

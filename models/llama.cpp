@@ -40,7 +40,7 @@ KvCache Llama::cache(int64_t capacity) const {
     return cache;
 }
 
-Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::gather_rows(embed_tokens, from_ints(ids)); }
+Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::embedding(embed_tokens, from_ints(ids), DType::f32); }
 
 Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
     CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),

@@ -247,7 +247,7 @@ int ask(const Flags& flags) {
     if (flags.on("json")) {
         Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"fusion_weights", Json::object()}, {"ms", report.ms},
                  {"memory", peak_memory_by_tag()}, {"counts", {{"frames_encoded", Json::object()}, {"prefilled_tokens", prefilled}}},
-                 {"versions", {{"commit", commit()}, {"compiler", compiler()}, {"isa", isa()}, {"ffmpeg", ffmpeg_version()}}}};
+                 {"versions", {{"commit", commit()}, {"compiler", compiler()}, {"isa", kernels::cpu::name_of(kernels::cpu::isa())}, {"ffmpeg", ffmpeg_version()}}}};
         for (size_t i = 0; i < visual.weights.size(); i++) out["fusion_weights"][m.encoders[i].name] = visual.weights[i];
         for (size_t i = 0; i < visual.frames_encoded.size(); i++) out["counts"]["frames_encoded"][m.encoders[i].name] = visual.frames_encoded[i];
         std::printf("%s\n", out.dump(-1, ' ', true, Json::error_handler_t::replace).c_str());        // ASCII: no control character of any kind is left

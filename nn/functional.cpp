@@ -1,6 +1,6 @@
 #include "nn/functional.h"
 #include <cmath>
-#include <cstring>
+#include "kernels/elementwise.h"
 #include "kernels/norm.h"
 #include "kernels/patchify.h"
 #include "kernels/pool.h"
@@ -25,31 +25,76 @@ void check_index(const char* op, const Tensor& index, int64_t rows) {
         CHECK(at >= 0 && at < rows, op, ": index ", at, " of ", rows, " rows");
     }
 }
+void give(const Slot& slot, const Tensor& gradient) { if (slot) slot->add(gradient); }
 
+}
+
+Tensor grad_buffer(const Tensor& p) {
+    if (!p || !p.needs_grad()) return {};
+    if (!p.slot()->grad) {
+        MemTag tag("gradients");
+        p.slot()->grad = std::make_shared<Tensor>(zeros(p.slot()->shape));
+    }
+    return p.slot()->grad->reshape(p.shape());
+}
+
+Tensor add(const Tensor& a, const Tensor& b) {
+    CHECK(a.shape() == b.shape() && a.dtype() == b.dtype() && is_float(a), "add: ", a, " and ", b);
+    Tensor y = empty_like(a);
+    kernels::add({.y = y, .a = a, .b = b});
+    return record("add", y, {&a, &b}, [da = a.slot(), db = b.slot()](const Tensor& dy) { give(da, dy), give(db, dy); });
 }
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const LinearExtras& e) {
-    CHECK(w.shape().rank() == 2 && x.dtype() == DType::f32 && is_float(w) && x.dim(-1) == w.dim(1), "linear: x ", x, ", w ", w);
+    CHECK(w.shape().rank() == 2 && is_float(x) && is_float(w) && x.dim(-1) == w.dim(1), "linear: x ", x, ", w ", w);
     CHECK(!bias || is_vector(bias, w.dim(0)), "linear: w ", w, ", bias ", bias);
-    Tensor y(with_last(x.shape(), w.dim(0)));
+    Tensor y(with_last(x.shape(), w.dim(0)), x.dtype());
     CHECK(!e.scale || is_vector(e.scale, w.dim(0)), "linear: w ", w, ", scale ", e.scale);
-    CHECK(!e.gate || (is_f32(e.gate) && e.gate.shape() == y.shape()), "linear: y ", y, ", gate ", e.gate);
-    CHECK(!e.residual || (is_f32(e.residual) && e.residual.numel() == y.numel()), "linear: y ", y, ", residual ", e.residual);
-    kernels::linear({.y = y, .x = x, .w = w, .bias = bias, .act = e.act, .gate = e.gate, .scale = e.scale, .residual = e.residual});
-    return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual});
+    CHECK(!e.gate || (e.gate.shape() == y.shape() && e.gate.dtype() == y.dtype()), "linear: y ", y, ", gate ", e.gate);
+    CHECK(!e.residual || (e.residual.numel() == y.numel() && e.residual.dtype() == y.dtype()), "linear: y ", y, ", residual ", e.residual);
+    const bool plain = e.act == Act::none && !e.gate && !e.scale, recorded = wants_grad({&x, &w, &bias, &e.gate, &e.scale, &e.residual});
+    const Tensor z = recorded && !plain ? empty_like(y) : Tensor();
+    kernels::linear({.y = y, .z = z, .x = x, .w = w, .bias = bias, .act = e.act, .gate = e.gate, .scale = e.scale, .residual = e.residual});
+    if (!recorded) return y;
+    const Tensor kept = w.needs_grad() ? x.detach() : Tensor();             // the input is read for dw alone
+    return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual},
+                  [kept, w, bias, z, act = e.act, gate = e.gate, scale = e.scale, plain, x_shape = x.shape(), dx_slot = x.slot(), dr_slot = e.residual ? e.residual.slot() : Slot(),
+                   r_shape = e.residual ? e.residual.shape() : Shape()](const Tensor& dy) {
+        if (dr_slot) dr_slot->add(dy.reshape(r_shape));
+        const bool wants_dz = dx_slot || kept;
+        const Tensor dz = plain ? dy : wants_dz ? empty_like(dy) : Tensor(), dgate = gate && gate.needs_grad() ? empty_like(gate) : Tensor();
+        const Tensor dscale = grad_buffer(scale), dbias = grad_buffer(bias);
+        if (!plain || dbias)
+            kernels::linear({.dz = plain ? Tensor() : dz, .dgate = dgate, .dscale = dscale, .dbias = dbias, .dy = dy, .z = z, .gate = gate, .scale = scale, .act = act});
+        if (dgate) gate.slot()->add(dgate);
+        if (kept) kernels::linear({.dw = grad_buffer(w), .dz = dz, .x = kept});
+        if (dx_slot) {
+            const Tensor dx(x_shape, dy.dtype());
+            kernels::linear({.dx = dx, .dz = dz, .w = w});
+            dx_slot->add(dx);
+        }
+    });
 }
 
 Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
-    CHECK(x.dtype() == DType::f32 && is_vector(w, x.dim(-1)) && is_vector(b, x.dim(-1)), "layernorm: x ", x, ", w ", w, ", b ", b);
+    CHECK(is_float(x) && is_vector(w, x.dim(-1)) && is_vector(b, x.dim(-1)), "layernorm: x ", x, ", w ", w, ", b ", b);
     Tensor y = empty_like(x);
     kernels::layernorm({.y = y, .x = x, .w = w, .b = b, .eps = eps});
-    return record("layernorm", y, {&x, &w, &b});
+    return record("layernorm", y, {&x, &w, &b}, [x = x.detach(), slot = x.slot(), w, b, eps](const Tensor& dy) {
+        const Tensor dx = slot ? empty_like(x) : Tensor();
+        kernels::layernorm({.dx = dx, .dw = grad_buffer(w), .db = grad_buffer(b), .dy = dy, .x = x, .w = w, .eps = eps});
+        give(slot, dx);
+    });
 }
 Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps) {
-    CHECK(x.dtype() == DType::f32 && is_vector(w, x.dim(-1)), "rmsnorm: x ", x, ", w ", w);
+    CHECK(is_float(x) && is_vector(w, x.dim(-1)), "rmsnorm: x ", x, ", w ", w);
     Tensor y = empty_like(x);
     kernels::rmsnorm({.y = y, .x = x, .w = w, .eps = eps});
-    return record("rmsnorm", y, {&x, &w});
+    return record("rmsnorm", y, {&x, &w}, [x = x.detach(), slot = x.slot(), w, eps](const Tensor& dy) {
+        const Tensor dx = slot ? empty_like(x) : Tensor();
+        kernels::rmsnorm({.dx = dx, .dw = grad_buffer(w), .dy = dy, .x = x, .w = w, .eps = eps});
+        give(slot, dx);
+    });
 }
 
 Tensor attention(const AttentionArgs& a) {
@@ -58,9 +103,9 @@ Tensor attention(const AttentionArgs& a) {
         const int64_t ld = t.dim(-1);
         return kernels::Rows{t, column, l.inner, l.outer * ld, l.inner_step * ld, l.token_step * ld};
     };
-    auto fits = [](const Tensor& t, const Layout& l, int64_t column, int64_t width) {
+    auto fits = [&](const Tensor& t, const Layout& l, int64_t column, int64_t width) {
         const int64_t last = (l.sequences - 1) / l.inner * l.outer + (l.inner - 1) * l.inner_step + (l.tokens - 1) * l.token_step;
-        return is_f32(t) && last < t.rows() && column >= 0 && column + width <= t.dim(-1);
+        return is_float(t) && t.dtype() == a.q.dtype() && last < t.rows() && column >= 0 && column + width <= t.dim(-1);
     };
     CHECK(D % 4 == 0 && D > 0 && D <= 128, "attention: head dimension ", D, "; multiples of 4 up to 128 are supported");
     CHECK(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "attention: ", a.heads, " heads over ", a.kv_heads, " key/value heads");
@@ -70,33 +115,67 @@ Tensor attention(const AttentionArgs& a) {
     CHECK(!a.k_len || (a.k_len.dtype() == DType::i32 && a.k_len.numel() == a.keys.sequences), "attention: k_len ", a.k_len, " for ", a.keys.sequences, " sequences");
     for (int64_t s = 0; a.k_len && s < a.keys.sequences; s++)
         CHECK(a.k_len.data<int32_t>()[s] >= 0 && a.k_len.data<int32_t>()[s] <= a.keys.tokens, "attention: sequence ", s, " has ", a.k_len.data<int32_t>()[s], " keys of ", a.keys.tokens);
-    Tensor o = a.queries.sequences * a.queries.tokens == a.q.rows() ? Tensor({a.q.rows(), width}) : zeros({a.q.rows(), width});
-    kernels::attention({.o = rows(o, a.queries, 0), .q = rows(a.q, a.queries, a.q_column), .k = rows(a.k, a.keys, a.k_column),
-                        .v = rows(a.v, a.keys, a.v_column), .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens,
-                        .H = a.heads, .Hkv = a.kv_heads, .D = D, .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = a.k_len});
-    return record("attention", o, {&a.q, &a.k, &a.v});
+    const bool covered = a.queries.sequences * a.queries.tokens == a.q.rows();      // rows of no sequence are zero
+    const Tensor o = covered ? Tensor({a.q.rows(), width}, a.q.dtype()) : zeros({a.q.rows(), width}, a.q.dtype());
+    const bool recorded = wants_grad({&a.q, &a.k, &a.v});
+    kernels::AttentionFwd fwd{.o = rows(o, a.queries, 0), .lse = recorded ? Tensor({a.queries.sequences, a.heads, a.queries.tokens}) : Tensor(),
+                              .q = rows(a.q.detach(), a.queries, a.q_column), .k = rows(a.k.detach(), a.keys, a.k_column), .v = rows(a.v.detach(), a.keys, a.v_column),
+                              .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens, .H = a.heads, .Hkv = a.kv_heads, .D = D,
+                              .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = a.k_len};
+    kernels::attention(fwd);
+    return record("attention", o, {&a.q, &a.k, &a.v}, [a, fwd, rows](const Tensor& dy) {
+        // q, k, v may be columns of one tensor, whose gradient then is one tensor too; rows no sequence holds get zeros
+        std::vector<std::pair<const Tensor*, Tensor>> made;
+        auto gradient = [&](const Tensor& t) {
+            for (auto& [of, g] : made) if (of->raw() == t.raw()) return g;
+            made.emplace_back(&t, zeros(t.shape(), t.dtype()));
+            return made.back().second;
+        };
+        const Tensor dq = gradient(a.q), dk = gradient(a.k), dv = gradient(a.v);
+        kernels::attention({.dq = rows(dq, a.queries, a.q_column), .dk = rows(dk, a.keys, a.k_column), .dv = rows(dv, a.keys, a.v_column),
+                            .dout = rows(dy, a.queries, 0), .fwd = fwd});
+        for (auto& [of, g] : made) give(of->slot(), g);
+    });
 }
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start) {
-    CHECK(x.shape().rank() == 3 && is_f32(x) && is_f32(cos) && is_f32(sin) && x.dim(2) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(2) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
+    CHECK(x.shape().rank() == 3 && is_float(x) && is_f32(cos) && is_f32(sin) && x.dim(2) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(2) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
     CHECK(start >= 0 && start + x.dim(0) <= cos.dim(0), "rope: positions ", start, " to ", start + x.dim(0), " of a table of ", cos.dim(0));
     Tensor y = empty_like(x);
     kernels::rope({.y = y, .x = x, .cos = cos, .sin = sin, .start = start});
-    return record("rope", y, {&x});
+    return record("rope", y, {&x}, [slot = x.slot(), cos, sin, start](const Tensor& dy) {
+        const Tensor dx = empty_like(dy);
+        kernels::rope({.y = dx, .x = dy, .cos = cos, .sin = sin, .start = start, .inverse = true});
+        give(slot, dx);
+    });
 }
 
 Tensor gather_rows(const Tensor& x, const Tensor& index) {
     CHECK(x.shape().rank() == 2 && is_float(x), "gather_rows: x ", x);
     check_index("gather_rows", index, x.dim(0));
-    Tensor y({index.numel(), x.dim(1)});
+    Tensor y({index.numel(), x.dim(1)}, x.dtype());
     kernels::gather_rows({.y = y, .x = x, .index = index});
-    return record("gather_rows", y, {&x});
+    return record("gather_rows", y, {&x}, [slot = x.slot(), shape = x.shape(), index](const Tensor& dy) {
+        const Tensor sum = zeros(shape), dx = dy.dtype() == DType::f32 ? sum : Tensor(shape, dy.dtype());
+        kernels::gather_rows({.dx = sum, .dy = dy, .index = index});
+        if (dy.dtype() != DType::f32) kernels::convert({.y = dx, .x = sum});
+        give(slot, dx);
+    });
+}
+Tensor embedding(const Tensor& table, const Tensor& index, DType dtype) {
+    CHECK(table.shape().rank() == 2 && is_float(table), "embedding: table ", table);
+    check_index("embedding", index, table.dim(0));
+    Tensor y({index.numel(), table.dim(1)}, dtype);
+    kernels::gather_rows({.y = y, .x = table, .index = index});
+    return record("embedding", y, {&table}, [table, index](const Tensor& dy) { kernels::gather_rows({.dx = grad_buffer(table), .dy = dy, .index = index}); });
 }
 Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts) {
     CHECK(!parts.empty(), "scatter_rows: nothing to scatter");
-    Tensor y = zeros({rows, parts[0].first.dim(-1)});
+    const Tensor& first = parts[0].first;
+    Tensor y = zeros({rows, first.dim(-1)}, first.dtype());
+    bool recorded = false;
     for (const auto& [x, index] : parts) {
-        CHECK(x.dtype() == DType::f32 && x.dim(-1) == y.dim(1) && x.rows() == index.numel(), "scatter_rows: x ", x, ", index ", index, " into ", y);
+        CHECK(is_float(x) && x.dtype() == y.dtype() && x.dim(-1) == y.dim(1) && x.rows() == index.numel(), "scatter_rows: x ", x, ", index ", index, " into ", y);
         check_index("scatter_rows", index, rows);
         std::vector<bool> taken(size_t(rows), false);
         for (int64_t i = 0; i < index.numel(); i++) {
@@ -105,9 +184,29 @@ Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& 
             taken[at] = true;
         }
         kernels::scatter_rows({.y = y, .x = x, .index = index});
-        y = record("scatter_rows", y, {&x, &y});
+        recorded |= wants_grad({&x});
     }
-    return y;
+    if (!recorded) return y;
+    Tensor any;
+    for (const auto& part : parts) if (part.first.needs_grad()) any = part.first;
+    std::vector<std::tuple<Slot, Shape, Tensor>> outs;
+    for (const auto& [x, index] : parts) outs.emplace_back(x.slot(), x.shape(), index);
+    return record("scatter_rows", y, {&any}, [outs](const Tensor& dy) {
+        for (const auto& [slot, shape, index] : outs) {
+            if (!slot) continue;
+            const Tensor dx({index.numel(), dy.dim(1)}, dy.dtype());
+            kernels::gather_rows({.y = dx, .x = dy, .index = index});
+            slot->add(dx.reshape(shape));
+        }
+    });
+}
+Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end) {
+    const Tensor y = x.detach().slice(begin, end);
+    return record("slice_rows", y, {&x}, [slot = x.slot(), shape = x.shape(), begin, end](const Tensor& dy) {
+        const Tensor dx = zeros(shape, dy.dtype());
+        dx.slice(begin, end).copy_from(dy);
+        slot->add(dx);
+    });
 }
 Tensor drop_tokens(const Tensor& x, int64_t n) {
     CHECK(x.shape().rank() == 3 && n >= 0 && n <= x.dim(1), "drop_tokens: ", n, " of x ", x);
@@ -118,52 +217,79 @@ Tensor drop_tokens(const Tensor& x, int64_t n) {
     return gather_rows(x.reshape({S * N, C}), from_ints(index)).reshape({S, N - n, C});
 }
 Tensor add_rows(const Tensor& x, const Tensor& table, int64_t inner) {
-    CHECK(x.dtype() == DType::f32 && is_float(table) && table.dim(-1) == x.dim(-1) && table.rows() > 0 && inner > 0, "add_rows: x ", x, ", table ", table);
+    CHECK(is_float(x) && is_float(table) && table.dim(-1) == x.dim(-1) && table.rows() > 0 && inner > 0, "add_rows: x ", x, ", table ", table);
     Tensor y = empty_like(x);
     kernels::add_rows({.y = y, .x = x, .table = table, .inner = inner});
-    return record("add_rows", y, {&x, &table});
+    return record("add_rows", y, {&x, &table}, [slot = x.slot(), table, inner](const Tensor& dy) {
+        if (const Tensor dtable = grad_buffer(table)) kernels::add_rows({.dtable = dtable, .dy = dy, .inner = inner});
+        give(slot, dy);
+    });
 }
 Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
-    CHECK(x.shape().rank() == 3 && is_f32(x) && is_float(tokens) && tokens.dim(-1) == x.dim(2), "prepend_tokens: x ", x, ", tokens ", tokens);
-    Tensor y({x.dim(0), tokens.rows() + x.dim(1), x.dim(2)});
+    CHECK(x.shape().rank() == 3 && is_float(x) && is_float(tokens) && tokens.dim(-1) == x.dim(2), "prepend_tokens: x ", x, ", tokens ", tokens);
+    Tensor y({x.dim(0), tokens.rows() + x.dim(1), x.dim(2)}, x.dtype());
     kernels::prepend_tokens({.y = y, .x = x, .tokens = tokens});
-    return record("prepend_tokens", y, {&x, &tokens});
+    return record("prepend_tokens", y, {&x, &tokens}, [slot = x.slot(), shape = x.shape(), tokens](const Tensor& dy) {
+        const Tensor dx = slot ? Tensor(shape, dy.dtype()) : Tensor(), dtokens = grad_buffer(tokens);
+        if (dx || dtokens) kernels::prepend_tokens({.dx = dx, .dtokens = dtokens, .dy = dy});
+        give(slot, dx);
+    });
 }
 
-Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet) {
+Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet, DType dtype) {
     const Tensor& v = x.values;
     CHECK(v.shape().rank() == 4 && v.dim(1) == 3 && patch > 0 && tubelet > 0 && v.dim(2) % patch == 0 && v.dim(3) % patch == 0 && v.dim(0) % tubelet == 0 &&
           (v.dtype() == DType::u8 || v.dtype() == DType::f32), "patchify: pixels ", v, " in tubelets of ", tubelet, " x ", patch, " x ", patch);
-    Tensor y({v.dim(0) / tubelet, (v.dim(2) / patch) * (v.dim(3) / patch), 3 * tubelet * patch * patch});
+    Tensor y({v.dim(0) / tubelet, (v.dim(2) / patch) * (v.dim(3) / patch), 3 * tubelet * patch * patch}, dtype);
     kernels::patchify({.y = y, .x = v, .patch = patch, .tubelet = tubelet, .mean = x.mean, .std = x.std});
-    return record("patchify", y, {&v});
+    return record("patchify", y, {&v});         // pixels take no gradient
 }
 
 Tensor adaptive_pool(const Tensor& x, int64_t t, int64_t y, int64_t z) {
-    CHECK(x.shape().rank() == 5 && x.dtype() == DType::f32 && x.numel() > 0 && t > 0 && y > 0 && z > 0, "adaptive_pool: x ", x, " to ", t, " x ", y, " x ", z);
-    Tensor out({x.dim(0), t, y, z, x.dim(4)});
+    CHECK(x.shape().rank() == 5 && is_float(x) && x.numel() > 0 && t > 0 && y > 0 && z > 0, "adaptive_pool: x ", x, " to ", t, " x ", y, " x ", z);
+    Tensor out({x.dim(0), t, y, z, x.dim(4)}, x.dtype());
     kernels::adaptive_pool({.y = out, .x = x});
-    return record("adaptive_pool", out, {&x});
+    return record("adaptive_pool", out, {&x}, [slot = x.slot(), shape = x.shape()](const Tensor& dy) {
+        const Tensor dx(shape, dy.dtype());
+        kernels::adaptive_pool({.dx = dx, .dy = dy});
+        give(slot, dx);
+    });
 }
 Tensor token_mean(const Tensor& x) {
-    CHECK(x.shape().rank() == 3 && x.dtype() == DType::f32 && x.dim(1) > 0, "token_mean: x ", x);
-    Tensor y({x.dim(0), x.dim(2)});
+    CHECK(x.shape().rank() == 3 && is_float(x) && x.dim(1) > 0, "token_mean: x ", x);
+    Tensor y({x.dim(0), x.dim(2)}, x.dtype());
     kernels::token_mean({.y = y, .x = x});
-    return record("token_mean", y, {&x});
+    return record("token_mean", y, {&x}, [slot = x.slot(), shape = x.shape()](const Tensor& dy) {
+        const Tensor dx(shape, dy.dtype());
+        kernels::token_mean({.dx = dx, .dy = dy});
+        give(slot, dx);
+    });
 }
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
-    CHECK(!x.empty() && is_f32(weights) && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
-    for (const Tensor& t : x) CHECK(t.shape() == x[0].shape() && t.dtype() == DType::f32, "mix: ", t, " beside ", x[0]);
+    CHECK(!x.empty() && is_float(weights) && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
+    for (const Tensor& t : x) CHECK(t.shape() == x[0].shape() && is_float(t) && t.dtype() == x[0].dtype(), "mix: ", t, " beside ", x[0]);
     Tensor y = empty_like(x[0]);
     kernels::mix({.y = y, .x = x, .weights = weights});
-    for (const Tensor& t : x) if (t.needs_grad()) return record("mix", y, {&t});
-    return record("mix", y, {&weights});
+    Tensor any = weights;
+    for (const Tensor& t : x) if (t.needs_grad()) any = t;
+    return record("mix", y, {&any}, [x, weights](const Tensor& dy) {
+        std::vector<Tensor> dx;
+        for (const Tensor& t : x) dx.push_back(t.needs_grad() ? empty_like(t) : Tensor());
+        const Tensor dweights = weights.needs_grad() ? empty_like(weights) : Tensor();
+        kernels::mix({.dx = dx, .dweights = dweights, .dy = dy, .x = x, .weights = weights});
+        for (size_t e = 0; e < x.size(); e++) give(x[e].slot(), dx[e]);
+        give(weights.slot(), dweights);
+    });
 }
 Tensor softmax_rows(const Tensor& x, float scale) {
-    CHECK(x.dtype() == DType::f32 && x.dim(-1) > 0, "softmax_rows: x ", x);
+    CHECK(is_float(x) && x.dim(-1) > 0, "softmax_rows: x ", x);
     Tensor y = empty_like(x);
     kernels::softmax_rows({.y = y, .x = x, .scale = scale});
-    return record("softmax_rows", y, {&x});
+    return record("softmax_rows", y, {&x}, [slot = x.slot(), y, scale](const Tensor& dy) {
+        const Tensor dx = empty_like(dy);
+        kernels::softmax_rows({.dx = dx, .dy = dy, .y = y, .scale = scale});
+        give(slot, dx);
+    });
 }
 
 }

@@ -1,5 +1,6 @@
-// The ops models are written with. Each checks its shapes, allocates its result, calls one kernel and ends in record().
-// Activations are f32; parameters f32 or bf16. Formulas stand in kernels/<op>.h.
+// The ops models are written with. Each checks its shapes, allocates its result, calls one kernel and ends in record() with
+// its gradient. Activations are f32 or bf16, and a result has the type of its input; parameters are f32 or bf16, and their
+// gradients f32, added up in the parameter's slot. Formulas stand in kernels/<op>.h.
 #pragma once
 #include <array>
 #include <utility>
@@ -38,8 +39,10 @@ struct AttentionArgs {
 Tensor attention(const AttentionArgs& a);       // (rows of q, heads * head_dim); softmax scale is head_dim^-1/2
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (N, H, D); tables (P, D/2)
-Tensor gather_rows(const Tensor& x, const Tensor& index);                   // embedding lookup: (V, C), (N) -> (N, C)
+Tensor gather_rows(const Tensor& x, const Tensor& index);                   // (R, C), (N) -> (N, C)
+Tensor embedding(const Tensor& table, const Tensor& index, DType dtype);    // (V, C), (N) -> (N, C) of that type; the table is a parameter
 Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts);     // (x, index) each; rows nobody names are zero
+Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end);             // rows of the first dimension; the result shares x's bytes
 Tensor drop_tokens(const Tensor& x, int64_t n);                             // (S, N, C) -> (S, N - n, C), without the first n
 Tensor add_rows(const Tensor& x, const Tensor& table, int64_t inner = 1);   // x[r] + table[(r / inner) % T]
 Tensor prepend_tokens(const Tensor& x, const Tensor& tokens);               // (S, N, C), (.., C) -> (S, T + N, C)
@@ -48,11 +51,15 @@ struct Pixels {                                 // what an encoder is fed
     Tensor values;                              // (F, 3, H, W): u8, or f32 already normalised
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8: (v / 255 - mean) / std
 };
-Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet = 1);       // (F/t, P, 3 t p p)
+Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet = 1, DType dtype = DType::f32);     // (F/t, P, 3 t p p)
 
 Tensor adaptive_pool(const Tensor& x, int64_t t, int64_t y, int64_t z);     // (B, T, Y, X, C) -> (B, t, y, z, C)
 Tensor token_mean(const Tensor& x);                                         // (B, N, C) -> (B, C)
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights);            // E of (B, N, C), (B, E) -> (B, N, C)
 Tensor softmax_rows(const Tensor& x, float scale = 1);                      // (M, C) -> (M, C)
+Tensor add(const Tensor& a, const Tensor& b);
+
+// The f32 sum that a parameter's gradients are added to, zero at first; none if the parameter is frozen.
+Tensor grad_buffer(const Tensor& parameter);
 
 }

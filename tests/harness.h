@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 #include "core/tensor.h"
+#include "kernels/cpu.h"
 
 namespace merv::test {
 
@@ -19,13 +20,9 @@ using Numbers = std::vector<double>;            // a tensor's elements
 using Round = double (*)(double);               // q: identity or nearest f32
 using Tensors = std::vector<Tensor>;
 
-// One step of a sum of products in plain f32: fused where the build fuses it (kernels/cpu/simd.h), else two roundings.
+// One step of a sum of products in plain f32: fused where the instruction set in use fuses it, else two roundings.
 inline double madd(double a, double b, double c, Round q) {
-#ifdef __FMA__
-    return q(a * b + c);
-#else
-    return q(q(a * b) + c);
-#endif
+    return kernels::cpu::isa() == kernels::cpu::Isa::portable ? q(q(a * b) + c) : q(a * b + c);
 }
 
 struct Input {                                  // normally distributed, seeded by its place and the setting's name

@@ -1,48 +1,13 @@
-// A panel of w (32 columns of y, 256 of k) is transposed into L1 and widened to f32 on the way; every row of x runs past it.
-// Bound by arithmetic for many rows; for few rows by the transposition.
+// The product is gemm.h's; what follows it happens while a row of a tile is in L1. Bound by arithmetic for many rows, by
+// reading w for few.
 #include "kernels/linear.h"
-#include <algorithm>
-#include <vector>
-#include <omp.h>
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/gemm.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
-constexpr int kColumns = 2 * kLanes;            // of a register tile
-constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;     // 2 * kRows accumulators, 2 vectors of w, 1 of x fit the registers
-constexpr int64_t kChunk = 256;                 // of k: the order of sums; the panel is 32 KiB, L1's size
-constexpr int64_t kBlock = 504;                 // rows of one task: a multiple of every kRows; x's chunk is 0.5 MiB, half of L2
-
-// panel[k][j] = w[n0 + j][k0 + k]; columns past N are zero.
-template <class W> void pack(float* panel, const W* w, int64_t K, int64_t columns, int64_t depth) {
-    for (int64_t k0 = 0; k0 < depth; k0 += 16)
-        for (int64_t j = 0; j < kColumns; j++)
-            for (int64_t k = k0, end = std::min(k0 + 16, depth); k < end; k++) panel[k * kColumns + j] = j < columns ? float(w[j * K + k]) : 0.0f;
-}
-
-// sums (+)= x (rows of length K, `depth` used) times the panel, for R rows.
-template <int R> void tile(float* sums, const float* x, int64_t K, const float* panel, int64_t depth, bool first) {
-    Vec acc[R][2] = {};
-    for (int64_t k = 0; k < depth; k++) {
-        const Vec w0 = load(panel + k * kColumns), w1 = load(panel + k * kColumns + kLanes);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            const Vec v = broadcast(x[r * K + k]);
-            acc[r][0] = madd(v, w0, acc[r][0]);
-            acc[r][1] = madd(v, w1, acc[r][1]);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int h = 0; h < 2; h++) {
-            float* to = sums + r * kColumns + h * kLanes;
-            store(to, first ? acc[r][h] : load(to) + acc[r][h]);
-        }
-}
-template <int R> void tile_rows(int64_t rows, float* sums, const float* x, int64_t K, const float* panel, int64_t depth, bool first) {
-    if (rows == R) return tile<R>(sums, x, K, panel, depth, first);
-    if constexpr (R > 1) tile_rows<R - 1>(rows, sums, x, K, panel, depth, first);
-}
+float phi(float x) { return 0.5f * (1.0f + erf(x * 0.707106781f)); }            // normal distribution function
+float tanh_argument(float x) { return 0.797884561f * (x + 0.044715f * (x * x * x)); }
 
 template <class F> void each(float* v, int64_t n, F f) {
     for (int64_t j = 0; j < n; j++) v[j] = f(v[j]);
@@ -50,59 +15,118 @@ template <class F> void each(float* v, int64_t n, F f) {
 void activate(Act act, float* v, int64_t n) {
     switch (act) {
         case Act::none: break;
-        case Act::gelu: each(v, n, [](float x) { return 0.5f * x * (1.0f + erf(x * 0.707106781f)); }); break;
-        case Act::gelu_tanh: each(v, n, [](float x) { return 0.5f * x * (1.0f + tanh(0.797884561f * (x + 0.044715f * (x * x * x)))); }); break;
+        case Act::gelu: each(v, n, [](float x) { return x * phi(x); }); break;
+        case Act::gelu_tanh: each(v, n, [](float x) { return 0.5f * x * (1.0f + tanh(tanh_argument(x))); }); break;
         case Act::quick_gelu: each(v, n, [](float x) { return x * sigmoid(1.702f * x); }); break;
         case Act::silu: each(v, n, [](float x) { return x * sigmoid(x); }); break;
     }
 }
-
-std::vector<float> widened(const Tensor& t) {   // a bias or scale; small
-    return t ? to_floats(t) : std::vector<float>{};
-}
-
-template <class W> void run(const LinearFwd& a) {
-    const int64_t M = a.x.rows(), N = a.w.dim(0), K = a.w.dim(1);
-    const float *x = a.x.data<float>(), *gate = a.gate.data<float>(), *residual = a.residual.data<float>();
-    const W* w = a.w.data<W>();
-    float* y = a.y.data<float>();
-    const std::vector<float> bias = widened(a.bias), scale = widened(a.scale);
-    const int64_t panels = (N + kColumns - 1) / kColumns, blocks = (M + kBlock - 1) / kBlock;
-    const int64_t rows_per_block = blocks ? (M + blocks - 1) / blocks : 0;
-
-#pragma omp parallel if (M * N * K > 1 << 16)
-    {
-        std::vector<float> panel(size_t(kChunk * kColumns)), sums(size_t(std::max<int64_t>(rows_per_block, 1) * kColumns));
-#pragma omp for schedule(dynamic, 1) collapse(2)
-        for (int64_t block = 0; block < blocks; block++)
-            for (int64_t p = 0; p < panels; p++) {
-                const int64_t m0 = block * rows_per_block, rows = std::min(rows_per_block, M - m0);
-                const int64_t n0 = p * kColumns, columns = std::min<int64_t>(kColumns, N - n0);
-                if (K == 0) std::fill(sums.begin(), sums.end(), 0.0f);
-                for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
-                    const int64_t depth = std::min(kChunk, K - k0);
-                    pack(panel.data(), w + n0 * K + k0, K, columns, depth);
-                    for (int64_t m = 0; m < rows; m += kRows)
-                        tile_rows<kRows>(std::min<int64_t>(kRows, rows - m), sums.data() + m * kColumns, x + (m0 + m) * K + k0, K, panel.data(), depth, k0 == 0);
-                }
-                for (int64_t m = 0; m < rows; m++) {
-                    float* v = sums.data() + m * kColumns;
-                    const int64_t at = (m0 + m) * N + n0;
-                    if (!bias.empty()) for (int64_t j = 0; j < columns; j++) v[j] += bias[size_t(n0 + j)];
-                    activate(a.act, v, columns);
-                    if (gate) for (int64_t j = 0; j < columns; j++) v[j] *= gate[at + j];
-                    if (!scale.empty()) for (int64_t j = 0; j < columns; j++) v[j] *= scale[size_t(n0 + j)];
-                    if (residual) for (int64_t j = 0; j < columns; j++) v[j] += residual[at + j];
-                    std::copy(v, v + columns, y + at);
-                }
-            }
+void derivative(Act act, float* v, int64_t n) {
+    switch (act) {
+        case Act::none: std::fill(v, v + n, 1.0f); break;
+        case Act::gelu: each(v, n, [](float x) { return madd(x * 0.398942280f, exp(-0.5f * x * x), phi(x)); }); break;
+        case Act::gelu_tanh:
+            each(v, n, [](float x) {
+                const float t = tanh(tanh_argument(x));
+                return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.797884561f * madd(0.134145f * x, x, 1.0f);
+            });
+            break;
+        case Act::quick_gelu: each(v, n, [](float x) { const float s = sigmoid(1.702f * x); return madd(1.702f * x * s, 1.0f - s, s); }); break;
+        case Act::silu: each(v, n, [](float x) { const float s = sigmoid(x); return madd(x * s, 1.0f - s, s); }); break;
     }
 }
 
+std::vector<float> widened(const Tensor& t) { return t ? to_floats(t) : std::vector<float>{}; }     // a bias or scale; small
+
+template <class X, class W> using Product = std::conditional_t<std::is_same_v<X, bf16> && std::is_same_v<W, bf16>, bf16, float>;
+
+template <class X, class W> void forward(const LinearFwd& a) {
+    const int64_t M = a.x.rows(), N = a.w.dim(0), K = a.w.dim(1);
+    const X *gate = a.gate.data<X>(), *residual = a.residual.data<X>();
+    X *y = a.y.data<X>(), *z = a.z.data<X>();
+    const std::vector<float> bias = widened(a.bias), scale = widened(a.scale);
+    gemm<Product<X, W>>(M, N, K, Operand<X>{a.x.data<X>(), K}, Operand<W>{a.w.data<W>(), K}, [&](int64_t m, int64_t n, float* v, int64_t count) {
+        const int64_t at = m * N + n;
+        if (!bias.empty()) for (int64_t j = 0; j < count; j++) v[j] += bias[size_t(n + j)];
+        if (z) for (int64_t j = 0; j < count; j++) z[at + j] = X(v[j]);
+        activate(a.act, v, count);
+        if (gate) for (int64_t j = 0; j < count; j++) v[j] *= float(gate[at + j]);
+        if (!scale.empty()) for (int64_t j = 0; j < count; j++) v[j] *= scale[size_t(n + j)];
+        if (residual) for (int64_t j = 0; j < count; j++) v[j] += float(residual[at + j]);
+        for (int64_t j = 0; j < count; j++) y[at + j] = X(v[j]);
+    });
 }
 
-void linear(const LinearFwd& a) {
-    with_float_type(a.w.dtype(), [&]<class W>() { run<W>(a); });
+// Column sums are folds over chunks of 64 rows, so they do not depend on the threads.
+template <class X> void epilogue_backward(const LinearEpilogueBwd& a) {
+    constexpr int64_t kChunk = 64, kColumns = 256;
+    const int64_t M = a.dy.rows(), N = a.dy.dim(-1), chunks = (M + kChunk - 1) / kChunk;
+    const X *dy = a.dy.data<X>(), *z = a.z.data<X>(), *gate = a.gate.data<X>();
+    X *dz = a.dz.data<X>(), *dgate = a.dgate.data<X>();
+    const std::vector<float> scale = widened(a.scale);
+    const bool wants_sums = a.dscale || a.dbias;
+    std::vector<float> sums = floats(wants_sums ? chunks * 2 * N : 0);          // per chunk: dscale, then dbias
+#pragma omp parallel for collapse(2) if (M * N > 1 << 14)
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t n0 = 0; n0 < N; n0 += kColumns) {
+            const int64_t n = std::min(kColumns, N - n0);
+            for (int64_t m = chunk * kChunk; m < std::min(M, (chunk + 1) * kChunk); m++) {
+                const int64_t at = m * N + n0;
+                float d[kColumns], active[kColumns], slope[kColumns];           // dy, act(z), act'(z), then dz
+                for (int64_t j = 0; j < n; j++) d[j] = float(dy[at + j]);
+                for (int64_t j = 0; j < n; j++) active[j] = slope[j] = z ? float(z[at + j]) : 0.0f;
+                if (z) activate(a.act, active, n);
+                derivative(a.act, slope, n);
+                if (a.dscale) {
+                    float* sum = &sums[size_t(chunk * 2 * N + n0)];
+                    for (int64_t j = 0; j < n; j++) sum[j] = madd(d[j], active[j] * (gate ? float(gate[at + j]) : 1.0f), sum[j]);
+                }
+                if (!scale.empty()) for (int64_t j = 0; j < n; j++) d[j] *= scale[size_t(n0 + j)];
+                if (dgate) for (int64_t j = 0; j < n; j++) dgate[at + j] = X(d[j] * active[j]);
+                if (gate) for (int64_t j = 0; j < n; j++) d[j] *= float(gate[at + j]);
+                for (int64_t j = 0; j < n; j++) d[j] *= slope[j];
+                if (dz) for (int64_t j = 0; j < n; j++) dz[at + j] = X(d[j]);
+                if (a.dbias) {
+                    float* sum = &sums[size_t((chunk * 2 + 1) * N + n0)];
+                    for (int64_t j = 0; j < n; j++) sum[j] += d[j];
+                }
+            }
+        }
+    auto fold = [&](const Tensor& t, int64_t part) {
+        if (!t) return;
+        std::vector<float> total = floats(N);
+        for (int64_t chunk = 0; chunk < chunks; chunk++)
+            for (int64_t j = 0; j < N; j++) total[size_t(j)] += sums[size_t((chunk * 2 + part) * N + j)];
+        for (int64_t j = 0; j < N; j++) t.data<float>()[j] += total[size_t(j)];
+    };
+    fold(a.dscale, 0), fold(a.dbias, 1);
+}
+
+}
+
+template <> void run(const LinearFwd& a) {
+    with_float_type(a.x.dtype(), [&]<class X>() { with_float_type(a.w.dtype(), [&]<class W>() { forward<X, W>(a); }); });
+}
+template <> void run(const LinearEpilogueBwd& a) {
+    with_float_type(a.dy.dtype(), [&]<class X>() { epilogue_backward<X>(a); });
+}
+template <> void run(const LinearInputBwd& a) {
+    with_float_type(a.dz.dtype(), [&]<class X>() { with_float_type(a.w.dtype(), [&]<class W>() {
+        const int64_t M = a.dz.rows(), N = a.w.dim(0), K = a.w.dim(1);
+        X* dx = a.dx.data<X>();
+        gemm<Product<X, W>>(M, K, N, Operand<X>{a.dz.data<X>(), N}, Operand<W>{a.w.data<W>(), K, false}, [&](int64_t m, int64_t k, float* v, int64_t count) {
+            for (int64_t j = 0; j < count; j++) dx[m * K + k + j] = X(v[j]);
+        });
+    }); });
+}
+template <> void run(const LinearWeightBwd& a) {
+    with_float_type(a.dz.dtype(), [&]<class X>() {
+        const int64_t M = a.dz.rows(), N = a.dw.dim(0), K = a.dw.dim(1);
+        float* dw = a.dw.data<float>();
+        gemm<X>(N, K, M, Operand<X>{a.dz.data<X>(), N, false}, Operand<X>{a.x.data<X>(), K, false}, [&](int64_t n, int64_t k, float* v, int64_t count) {
+            for (int64_t j = 0; j < count; j++) dw[n * K + k + j] += v[j];
+        });
+    });
 }
 
 }

@@ -1,37 +1,91 @@
-// One row at a time, its three passes in L1. Bound by memory: one read of x, one write of y.
+// One row at a time, its passes in L1. Bound by memory: x is read once and y written once; backward reads x and dy, writes dx.
+// Parameter gradients are folds over chunks of 64 rows, so they do not depend on the threads.
 #include "kernels/norm.h"
 #include <cmath>
 #include "kernels/cpu/simd.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
+namespace {
 
-void layernorm(const LayerNormFwd& a) {
-    const int64_t M = a.x.rows(), C = a.x.dim(-1);
-    const float* x = a.x.data<float>();
-    float* y = a.y.data<float>();
-    const std::vector<float> w = to_floats(a.w), b = to_floats(a.b);
-#pragma omp parallel for if (M * C > 1 << 14)
-    for (int64_t m = 0; m < M; m++) {
-        const float* from = x + m * C;
-        float* to = y + m * C;
-        const float mean = row_sum(from, C, [](Vec v) { return v; }) / float(C);
-        for (int64_t i = 0; i < C; i++) to[i] = from[i] - mean;
-        const float rstd = 1.0f / std::sqrt(row_sum(to, C, [](Vec v) { return v * v; }) / float(C) + a.eps);
-        for (int64_t i = 0; i < C; i++) to[i] = madd(to[i] * rstd, w[size_t(i)], b[size_t(i)]);
+struct Stats { float mean, rstd; };
+
+// Also leaves x - mean in `centred` (for rmsnorm, which has no mean, x itself).
+template <bool Centre> Stats statistics(const float* x, float* centred, int64_t C, float eps) {
+    const float mean = Centre ? row_sum(x, C, [](Vec v) { return v; }) / float(C) : 0.0f;
+    for (int64_t i = 0; i < C; i++) centred[i] = Centre ? x[i] - mean : x[i];
+    return {mean, 1.0f / std::sqrt(row_sum(centred, C, [](Vec v) { return v * v; }) / float(C) + eps)};
+}
+
+template <bool Centre, class X> void forward(const Tensor& y, const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) {
+    const int64_t M = x.rows(), C = x.dim(-1);
+    const X* from = x.data<X>();
+    X* to = y.data<X>();
+    const std::vector<float> w = to_floats(weight), b = bias ? to_floats(bias) : std::vector<float>();
+#pragma omp parallel if (M * C > 1 << 14)
+    {
+        std::vector<float> row = floats(C), centred = floats(C);
+#pragma omp for
+        for (int64_t m = 0; m < M; m++) {
+            float* c = centred.data();
+            const float rstd = statistics<Centre>(as_floats(from + m * C, row.data(), C), c, C, eps).rstd;
+            X* out = to + m * C;
+            if (Centre) for (int64_t i = 0; i < C; i++) out[i] = X(madd(c[i] * rstd, w[size_t(i)], b[size_t(i)]));
+            else for (int64_t i = 0; i < C; i++) out[i] = X(c[i] * rstd * w[size_t(i)]);
+        }
     }
 }
 
-void rmsnorm(const RmsNormFwd& a) {
-    const int64_t M = a.x.rows(), C = a.x.dim(-1);
-    const float* x = a.x.data<float>();
-    float* y = a.y.data<float>();
-    const std::vector<float> w = to_floats(a.w);
-#pragma omp parallel for if (M * C > 1 << 14)
-    for (int64_t m = 0; m < M; m++) {
-        const float* from = x + m * C;
-        const float rstd = 1.0f / std::sqrt(row_sum(from, C, [](Vec v) { return v * v; }) / float(C) + a.eps);
-        for (int64_t i = 0; i < C; i++) y[m * C + i] = from[i] * rstd * w[size_t(i)];
+template <bool Centre, class X> void backward(const Tensor& dx, const Tensor& dw, const Tensor& db, const Tensor& dy, const Tensor& x, const Tensor& weight, float eps) {
+    constexpr int64_t kChunk = 64;
+    const int64_t M = x.rows(), C = x.dim(-1), chunks = (M + kChunk - 1) / kChunk;
+    const X *from = x.data<X>(), *grad = dy.data<X>();
+    X* to = dx.data<X>();
+    const std::vector<float> w = to_floats(weight);
+    std::vector<float> sums(dw || db ? size_t(chunks * 2 * C) : 0);        // per chunk: dw, then db
+#pragma omp parallel if (M * C > 1 << 14)
+    {
+        std::vector<float> row = floats(C), xhat = floats(C), grow = floats(C), g = floats(C), gx = floats(C);
+#pragma omp for
+        for (int64_t chunk = 0; chunk < chunks; chunk++)
+            for (int64_t m = chunk * kChunk; m < std::min(M, (chunk + 1) * kChunk); m++) {
+                const float rstd = statistics<Centre>(as_floats(from + m * C, row.data(), C), xhat.data(), C, eps).rstd;
+                const float* d = as_floats(grad + m * C, grow.data(), C);
+                for (int64_t i = 0; i < C; i++) xhat[size_t(i)] *= rstd;
+                if (!sums.empty()) {
+                    float *w_sum = &sums[size_t(chunk * 2 * C)], *b_sum = w_sum + C;
+                    for (int64_t i = 0; i < C; i++) w_sum[i] = madd(d[i], xhat[size_t(i)], w_sum[i]), b_sum[i] += d[i];
+                }
+                if (!to) continue;
+                for (int64_t i = 0; i < C; i++) g[size_t(i)] = d[i] * w[size_t(i)], gx[size_t(i)] = g[size_t(i)] * xhat[size_t(i)];
+                auto same = [](Vec v) { return v; };
+                const float mean_g = Centre ? row_sum(g.data(), C, same) / float(C) : 0.0f, mean_gx = row_sum(gx.data(), C, same) / float(C);
+                for (int64_t i = 0; i < C; i++) to[m * C + i] = X(rstd * (g[size_t(i)] - mean_g - xhat[size_t(i)] * mean_gx));
+            }
     }
+    auto fold = [&](const Tensor& t, int64_t offset) {
+        if (!t) return;
+        float* out = t.data<float>();
+        std::vector<float> total(size_t(C), 0.0f);
+        for (int64_t chunk = 0; chunk < chunks; chunk++)
+            for (int64_t i = 0; i < C; i++) total[size_t(i)] += sums[size_t(chunk * 2 * C + offset + i)];
+        for (int64_t i = 0; i < C; i++) out[i] += total[size_t(i)];
+    };
+    fold(dw, 0), fold(db, C);
+}
+
+}
+
+template <> void run(const LayerNormFwd& a) {
+    with_float_type(a.x.dtype(), [&]<class X>() { forward<true, X>(a.y, a.x, a.w, a.b, a.eps); });
+}
+template <> void run(const LayerNormBwd& a) {
+    with_float_type(a.x.dtype(), [&]<class X>() { backward<true, X>(a.dx, a.dw, a.db, a.dy, a.x, a.w, a.eps); });
+}
+template <> void run(const RmsNormFwd& a) {
+    with_float_type(a.x.dtype(), [&]<class X>() { forward<false, X>(a.y, a.x, a.w, {}, a.eps); });
+}
+template <> void run(const RmsNormBwd& a) {
+    with_float_type(a.x.dtype(), [&]<class X>() { backward<false, X>(a.dx, a.dw, {}, a.dy, a.x, a.w, a.eps); });
 }
 
 }

@@ -5,12 +5,13 @@
 #include <cstdint>
 #include <cstring>
 #include <cmath>
-#ifdef __AVX__
+#include <vector>
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 #include "core/dtype.h"
 
-namespace merv::kernels::cpu {
+namespace merv::kernels::cpu::MERV_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kLanes = 16;
@@ -73,6 +74,15 @@ template <class F> float row_sum(const float* x, int64_t n, F f) {
         t += f(v)[0];
     }
     return t;
+}
+
+inline std::vector<float> floats(int64_t n) { return std::vector<float>(size_t(n)); }
+
+// A row as f32: itself, or widened into `buffer`; and back, rounded. Statistics and sums are always f32.
+inline const float* as_floats(const float* row, float*, int64_t) { return row; }
+inline const float* as_floats(const bf16* row, float* buffer, int64_t n) {
+    for (int64_t i = 0; i < n; i++) buffer[i] = float(row[i]);
+    return buffer;
 }
 
 // ---- functions of one float, written so that loops over them vectorise; errors measured over their whole range ----

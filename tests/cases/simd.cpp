@@ -7,7 +7,7 @@
 #include "tests/test.h"
 
 using namespace merv;
-namespace cpu = merv::kernels::cpu;
+namespace cpu = merv::kernels::cpu::MERV_ISA;          // of the baseline build: the other instruction sets run through the op cases
 
 namespace {
 
