@@ -35,7 +35,7 @@ std::span<const FlagSpec> flag_table() {
         {"dump", FlagSpec::text, nullptr, "FILE", "write every stage's tensors to a .safetensors file"},
         {"show-fusion", FlagSpec::boolean, "false", "", "draw how much each encoder counts"},
         {"shapes", FlagSpec::boolean, "false", "", "print one line per stage: shape, type, time, source file"},
-        {"dtype", FlagSpec::text, "f32", "TYPE", "number type: f32 for computing; f32 or bf16 for files to write"},
+        {"dtype", FlagSpec::text, "auto", "TYPE", "f32 or bf16, to compute in or to write; auto: bf16 where the machine multiplies it and the weights have it"},
 
         {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},

@@ -33,14 +33,14 @@ KvCache Llama::cache(int64_t capacity) const {
     MemTag tag("kv cache");
     KvCache cache;
     for (size_t i = 0; i < layers.size(); i++) {
-        cache.k.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim});
-        cache.v.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim});
+        cache.k.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim}, dtype);
+        cache.v.emplace_back(Shape{capacity, int64_t(config.kv_heads) * config.head_dim}, dtype);
     }
     std::tie(cache.cos, cache.sin) = rope_tables(config, capacity);
     return cache;
 }
 
-Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::embedding(embed_tokens, from_ints(ids), DType::f32); }
+Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::embedding(embed_tokens, from_ints(ids), dtype); }
 
 Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
     CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),
@@ -52,7 +52,8 @@ Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
 }
 
 Tensor Llama::logits(const Tensor& hidden) const {
-    return nn::linear(norm(hidden), lm_head ? lm_head.weight : embed_tokens, {});                       // (N, V)
+    // never rounded to bf16: equal logits would make the choice of a token arbitrary
+    return nn::linear(nn::convert(norm(hidden), DType::f32), lm_head ? lm_head.weight : embed_tokens, {});      // (N, V)
 }
 
 std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {

@@ -34,6 +34,7 @@ struct LlamaLayer {
 
 struct Llama {
     LlamaConfig config;
+    DType dtype = DType::f32;                   // of activations and cache
     Tensor embed_tokens;                        // (V, C)
     std::vector<LlamaLayer> layers;
     nn::RmsNorm norm;
@@ -44,7 +45,7 @@ struct Llama {
     KvCache cache(int64_t capacity) const;
     Tensor embed(std::span<const int32_t> ids) const;           // (N, C)
     Tensor forward(const Tensor& x, KvCache& cache) const;      // (N, C) -> (N, C); positions follow on from the cache
-    Tensor logits(const Tensor& hidden) const;                  // (N, C) -> (N, V): final norm and head, for the rows that are needed
+    Tensor logits(const Tensor& hidden) const;                  // (N, C) -> (N, V) f32: final norm and head, for the rows that are needed
     void visit(auto&& f) { f("model.embed_tokens.weight", embed_tokens), f("model.layers", layers), f("model.norm", norm), f("lm_head", lm_head); }
 };
 

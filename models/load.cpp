@@ -30,6 +30,10 @@ struct Source {
     std::vector<Wanted> wanted;
     std::vector<std::string> known_unused;
 
+    DType stored() const {                      // the type of its weights
+        for (const Wanted& w : wanted) if (file.has(w.name) && file.entry(w.name).dtype == "BF16") return DType::bf16;
+        return DType::f32;
+    }
     size_t bytes() const {                      // as they will lie in memory: f16 is widened
         size_t n = 0;
         for (const Wanted& w : wanted)
@@ -76,8 +80,8 @@ Source llm_source(Llama& llm, const std::string& folder) {
 }
 
 // Bytes that live while an encoder runs: its widest block (x, norm, q k v, heads, sum; or x, norm, fc1, sum) and the pixels.
-size_t activation_bytes(const Encoder& e) {
-    auto block = [](int64_t tokens, int64_t width, int64_t mlp) { return size_t(tokens * std::max(7 * width, 3 * width + mlp) * 4); };
+size_t activation_bytes(const Encoder& e, DType dtype) {
+    auto block = [&](int64_t tokens, int64_t width, int64_t mlp) { return size_t(tokens * std::max(7 * width, 3 * width + mlp) * size_of(dtype)); };
     const size_t pixels = size_t(e.frames) * 3 * size_t(e.image) * size_t(e.image) * (e.normalises_first ? 8 : 6);
     if (const auto* v = std::get_if<Vivit>(&e.model)) return block(v->positions.dim(1), v->config.width, v->config.mlp) + pixels;
     const VitConfig& c = std::get<Vit>(e.model).config;
@@ -88,11 +92,12 @@ MemoryPlan plan(const Merv& m, const std::vector<Source>& sources, int64_t token
     MemoryPlan p;
     for (const Source& s : sources) p.rows.emplace_back("weights of " + s.what, s.bytes());
     const LlamaConfig& l = m.llm.config;
+    const int64_t size = size_of(m.dtype());
     const int64_t length = std::min<int64_t>(m.visual_tokens() + tokens, l.max_positions);
-    p.rows.emplace_back("kv cache", size_t(length * l.layers * 2 * l.kv_heads * l.head_dim * 4));
-    size_t widest = size_t(length * std::max<int64_t>(8 * l.width, 4 * l.width + 2 * l.mlp) * 4);
-    for (const Encoder& e : m.encoders) widest = std::max(widest, activation_bytes(e));
-    p.rows.emplace_back("activations", widest + size_t(int64_t(m.encoders.size()) * m.visual_tokens() * l.width * 8));
+    p.rows.emplace_back("kv cache", size_t(length * l.layers * 2 * l.kv_heads * l.head_dim * size));
+    size_t widest = size_t(length * std::max<int64_t>(8 * l.width, 4 * l.width + 2 * l.mlp) * size);
+    for (const Encoder& e : m.encoders) widest = std::max(widest, activation_bytes(e, m.dtype()));
+    p.rows.emplace_back("activations", widest + size_t(int64_t(m.encoders.size()) * m.visual_tokens() * l.width * 2 * size));
     return p;
 }
 
@@ -111,6 +116,7 @@ void override_frames(MervConfig& c, const std::vector<int64_t>& frames) {
 
 void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& options) {
     Merv& merv = loaded.merv;
+    merv.llm.dtype = options.dtype.value_or(default_dtype(sources.back().stored()));       // the language model's, which is last
     require_memory(plan(merv, sources, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
     MemTag tag("weights");
     for (Source& s : sources) {
@@ -131,6 +137,8 @@ Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
 }
 
 }
+
+DType default_dtype(DType weights) { return weights == DType::bf16 && kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16 ? DType::bf16 : DType::f32; }
 
 std::string encoder_name(const std::string& id) {
     for (const char* name : {"languagebind", "dinov2", "vivit", "siglip"}) if (id.starts_with(name)) return name;

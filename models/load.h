@@ -1,6 +1,7 @@
 // A MERV folder (docs/model-folder.md) becomes a Merv: configs read, modules declared, memory checked, weights bound where
 // they lie in the mapped files. Every mistake in the folder is Error(Exit::bad_weights) naming the file.
 #pragma once
+#include <optional>
 #include "models/merv.h"
 
 namespace merv {
@@ -17,9 +18,13 @@ Merv build(const MervParts& parts);             // declared, without values
 
 struct LoadOptions {
     std::vector<int64_t> num_frames;            // replaces the folder's; one for all, or one per encoder
+    std::optional<DType> dtype = {};            // of activations, f32 or bf16; none: default_dtype()
     int64_t tokens = 0;                         // text and answer tokens the caller plans for (memory)
     bool vision = true;                         // false: the encoders are not needed and not opened
 };
+// bf16 where the machine multiplies it natively and the language model's weights are bf16, else f32.
+DType default_dtype(DType weights);
+
 struct LoadedModel {
     Merv merv;
     size_t weight_bytes = 0;

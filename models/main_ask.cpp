@@ -138,7 +138,8 @@ int ask(const Flags& flags) {
     if (prompts.empty()) fail(Exit::usage, "--prompt TEXT is missing: the question");
     if (flags.has("video") && flags.has("image")) fail(Exit::usage, "--video and --image exclude each other; give one of them");
     if ((flags.has("video") && video.empty()) || (flags.has("image") && image.empty())) fail(Exit::usage, "--video and --image need a file's name");
-    if (flags.text("dtype") != "f32") fail(Exit::usage, "--dtype takes f32, not '", flags.text("dtype"), "'; weights of either type are computed with in f32");
+    const std::string dtype = flags.text("dtype");
+    if (dtype != "auto" && dtype != "f32" && dtype != "bf16") fail(Exit::usage, "--dtype takes auto, f32 or bf16, not '", dtype, "'");
     const std::string formula = flags.text("fusion");
     if (formula != "code" && formula != "paper") fail(Exit::usage, "--fusion takes code or paper, not '", formula, "'");
     if (flags.integer("max-tokens") < 1) fail(Exit::usage, "--max-tokens must be at least 1");
@@ -158,6 +159,7 @@ int ask(const Flags& flags) {
     size_t longest = 0;
     for (const std::string& p : prompts) longest = std::max(longest, p.size());
     const LoadedModel loaded = load_model(folder, {.num_frames = flags.has("num-frames") ? flags.integers("num-frames") : std::vector<int64_t>{},
+                                                   .dtype = dtype == "auto" ? std::optional<DType>() : dtype == "bf16" ? DType::bf16 : DType::f32,
                                                    .tokens = int64_t(std::min<size_t>(longest, 1 << 20)) + 256 + options.max_tokens, .vision = sees});
     const Merv& m = loaded.merv;
     const LlamaConfig& llm = m.llm.config;
@@ -165,7 +167,7 @@ int ask(const Flags& flags) {
     if (sees && formula == "paper" && m.fusion.query && m.fusion.query.dim(1) != llm.width)
         fail(Exit::usage, "--fusion paper needs a query as wide as the language model, ", llm.width, "; this model's has ", m.fusion.query.dim(1), ": use --fusion code");
     report.ms["load"] = ms_since(start);
-    say("load     ", folder, ": ", loaded.parameters, " parameters, ", loaded.weight_bytes >> 20, " MiB, ", in_ms(report.ms["load"]));
+    say("load     ", folder, ": ", loaded.parameters, " parameters, ", loaded.weight_bytes >> 20, " MiB, computed in ", name_of(m.dtype()), ", ", in_ms(report.ms["load"]));
 
     // ---- the questions as tokens, exactly one BOS each
     const int bos = llm.bos >= 0 ? llm.bos : m.tokenizer.bos();
@@ -245,7 +247,7 @@ int ask(const Flags& flags) {
     report.write_dump();
 
     if (flags.on("json")) {
-        Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"fusion_weights", Json::object()}, {"ms", report.ms},
+        Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"dtype", name_of(m.dtype())}, {"fusion_weights", Json::object()}, {"ms", report.ms},
                  {"memory", peak_memory_by_tag()}, {"counts", {{"frames_encoded", Json::object()}, {"prefilled_tokens", prefilled}}},
                  {"versions", {{"commit", commit()}, {"compiler", compiler()}, {"isa", kernels::cpu::name_of(kernels::cpu::isa())}, {"ffmpeg", ffmpeg_version()}}}};
         for (size_t i = 0; i < visual.weights.size(); i++) out["fusion_weights"][m.encoders[i].name] = visual.weights[i];

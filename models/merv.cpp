@@ -74,7 +74,7 @@ Tensor Fusion::weights(const std::vector<Tensor>& x, Formula formula) const {
     for (int64_t e = 0; e < E; e++) {
         std::vector<int32_t> rows;
         for (int64_t b = 0; b < B; b++) rows.push_back(int32_t(b * E + e));
-        means.emplace_back(nn::token_mean(x[size_t(e)]), from_ints(rows));
+        means.emplace_back(nn::convert(nn::token_mean(x[size_t(e)]), DType::f32), from_ints(rows));      // few numbers: the rest in f32
     }
     Tensor k = nn::scatter_rows(B * E, means), q;                                               // (B E, D)
     if (formula == Formula::paper) {
@@ -121,7 +121,7 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
             if (e.normalises_first && options.flip) mirror(pixels);
             looked.push_back({&e, distinct, pixels});
         }
-        nn::Pixels shown{pixels, e.mean, e.std};
+        nn::Pixels shown{pixels, e.mean, e.std, dtype()};
         if (!e.per_frame) shown.values = select_frames(pixels, back);
         if (watch.wants_pixels) {
             const Tensor all = select_frames(pixels, back);

@@ -87,6 +87,7 @@ struct Merv {
     Fusion fusion;                              // no parameters when there is nothing to mix
     Llama llm;
     Tokenizer tokenizer;
+    DType dtype() const { return llm.dtype; }   // of all activations
 
     struct SeeOptions { Fusion::Formula formula = Fusion::Formula::code; bool flip = false; };   // flip: LanguageBind's frames, left to right
     Visual see(const Clip& clip, const SeeOptions& options, const Watcher& watch = {}) const;

@@ -45,6 +45,17 @@ Tensor add(const Tensor& a, const Tensor& b) {
     return record("add", y, {&a, &b}, [da = a.slot(), db = b.slot()](const Tensor& dy) { give(da, dy), give(db, dy); });
 }
 
+Tensor convert(const Tensor& x, DType dtype) {
+    if (x.dtype() == dtype) return x;
+    auto converted = [](const Tensor& from, DType to) {
+        const Tensor y(from.shape(), to);
+        kernels::convert({.y = y, .x = from});
+        return y;
+    };
+    CHECK(is_float(x), "convert: ", x, " to ", name_of(dtype));
+    return record("convert", converted(x, dtype), {&x}, [slot = x.slot(), from = x.dtype(), converted](const Tensor& dy) { slot->add(converted(dy, from)); });
+}
+
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const LinearExtras& e) {
     CHECK(w.shape().rank() == 2 && is_float(x) && is_float(w) && x.dim(-1) == w.dim(1), "linear: x ", x, ", w ", w);
     CHECK(!bias || is_vector(bias, w.dim(0)), "linear: w ", w, ", bias ", bias);
@@ -236,11 +247,11 @@ Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
     });
 }
 
-Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet, DType dtype) {
+Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet) {
     const Tensor& v = x.values;
     CHECK(v.shape().rank() == 4 && v.dim(1) == 3 && patch > 0 && tubelet > 0 && v.dim(2) % patch == 0 && v.dim(3) % patch == 0 && v.dim(0) % tubelet == 0 &&
           (v.dtype() == DType::u8 || v.dtype() == DType::f32), "patchify: pixels ", v, " in tubelets of ", tubelet, " x ", patch, " x ", patch);
-    Tensor y({v.dim(0) / tubelet, (v.dim(2) / patch) * (v.dim(3) / patch), 3 * tubelet * patch * patch}, dtype);
+    Tensor y({v.dim(0) / tubelet, (v.dim(2) / patch) * (v.dim(3) / patch), 3 * tubelet * patch * patch}, x.dtype);
     kernels::patchify({.y = y, .x = v, .patch = patch, .tubelet = tubelet, .mean = x.mean, .std = x.std});
     return record("patchify", y, {&v});         // pixels take no gradient
 }

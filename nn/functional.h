@@ -50,14 +50,16 @@ Tensor prepend_tokens(const Tensor& x, const Tensor& tokens);               // (
 struct Pixels {                                 // what an encoder is fed
     Tensor values;                              // (F, 3, H, W): u8, or f32 already normalised
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8: (v / 255 - mean) / std
+    DType dtype = DType::f32;                   // of the activations they become
 };
-Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet = 1, DType dtype = DType::f32);     // (F/t, P, 3 t p p)
+Tensor patchify(const Pixels& x, int64_t patch, int64_t tubelet = 1);       // (F/t, P, 3 t p p)
 
 Tensor adaptive_pool(const Tensor& x, int64_t t, int64_t y, int64_t z);     // (B, T, Y, X, C) -> (B, t, y, z, C)
 Tensor token_mean(const Tensor& x);                                         // (B, N, C) -> (B, C)
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights);            // E of (B, N, C), (B, E) -> (B, N, C)
 Tensor softmax_rows(const Tensor& x, float scale = 1);                      // (M, C) -> (M, C)
 Tensor add(const Tensor& a, const Tensor& b);
+Tensor convert(const Tensor& x, DType dtype);                               // x itself if it has that type
 
 // The f32 sum that a parameter's gradients are added to, zero at first; none if the parameter is frozen.
 Tensor grad_buffer(const Tensor& parameter);

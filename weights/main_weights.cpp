@@ -228,7 +228,7 @@ int random(const Flags& flags) {
     std::string choices;
     for (const std::string& name : preset_names()) choices += (choices.empty() ? "" : " or ") + name;
     if (!flags.has("config")) fail(Exit::usage, "--config NAME is missing: ", choices);
-    const std::string name = flags.text("config"), type = flags.text("dtype"), out = flags.text("out");
+    const std::string name = flags.text("config"), type = flags.text("dtype") == "auto" ? "f32" : flags.text("dtype"), out = flags.text("out");
     if (type != "f32" && type != "bf16") fail(Exit::usage, "--dtype takes f32 or bf16, not '", type, "'");
     if (flags.integer("threads") < 0 || flags.integer("threads") > 4096) fail(Exit::usage, "--threads takes 0 to 4096");
     if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
