@@ -37,6 +37,18 @@ std::span<const FlagSpec> flag_table() {
         {"shapes", FlagSpec::boolean, "false", "", "print one line per stage: shape, type, time, source file"},
         {"dtype", FlagSpec::text, "auto", "TYPE", "f32 or bf16, to compute in or to write; auto: bf16 where the machine multiplies it and the weights have it"},
 
+        {"shape", FlagSpec::text, nullptr, "AxBxC", "sizes of the op, in place of the table's"},
+        {"encoder", FlagSpec::text, nullptr, "NAME", "languagebind, dinov2, vivit or siglip; default: all four"},
+        {"all-blocks", FlagSpec::boolean, "false", "", "run the encoders' last blocks too, which the model does not use"},
+        {"layers", FlagSpec::integer, "4", "N", "layers of the language model"},
+        {"tokens", FlagSpec::integer, "1100", "N", "tokens before, or in, what is measured"},
+        {"rows", FlagSpec::integer, "1", "N", "tokens decoded at once"},
+        {"output", FlagSpec::text, "md", "FORMAT", "md, csv, json or jsonl", 'o'},
+        {"repetitions", FlagSpec::integer, "0", "N", "runs of each case; 0: as many as fit into --seconds", 'r'},
+        {"seconds", FlagSpec::number, "0.5", "S", "time for each case"},
+        {"lockstep", FlagSpec::boolean, "false", "", "one run per line on stdin, each answered with its milliseconds"},
+        {"compare", FlagSpec::boolean, "false", "", "the ratios of two files written with -o json or jsonl"},
+
         {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
