@@ -246,12 +246,15 @@ void block(int64_t K, const Operand<SX>& x, const Operand<SW>& w, int64_t m0, in
             // the next panel of w is fetched meanwhile, a few lines per tile
             const SW* next = w.at + (n0 + j + kTileColumns) * w.ld + k;
             const int64_t lines = w.along_k && j + kTileColumns < columns ? elements * int64_t(sizeof(SW)) / 64 : 0;
-            const int64_t all = lines * std::min<int64_t>(kTileColumns, columns - j - kTileColumns), share = (all + panels - 1) / panels;
+            const int64_t all = lines * std::min<int64_t>(kTileColumns, columns - j - kTileColumns), from = panels / 2;      // not sooner: x passes through L2 too
+            const int64_t share = (all + panels - from - 1) / (panels - from);
             for (int64_t i = 0, done = 0; i < panels; i++) {
-                for (const int64_t end = std::min(done + share, all); done < end; done++)
+                for (const int64_t end = i < from ? 0 : std::min(done + share, all); done < end; done++)
                     __builtin_prefetch(next + done / lines * w.ld + done % lines * (64 / int64_t(sizeof(SW))), 0, 2);
                 const int64_t height = std::min<int64_t>(kTileRows, rows - i * kTileRows);
                 float* at = sums + (j / kTileColumns * panels + i) * kTileRows * kTileColumns;
+                if constexpr (requires { finish.ahead(m0, n0); })
+                    if (k + step >= K) for (int64_t r = 0; r < height; r++) finish.ahead(m0 + i * kTileRows + r, n0 + j);
                 tile_of<T>(height, std::make_integer_sequence<int, kTileRows>())(n, packed_x + i * P * n, packed_w, at, k == 0);
                 if (k + step >= K)
                     for (int64_t r = 0; r < height; r++) finish(m0 + i * kTileRows + r, n0 + j, at + r * kTileColumns, width);
@@ -368,7 +371,8 @@ template <class T, class SX, class SW, class Finish> void few(int64_t M, int64_t
 }
 
 // finish(m, n, sums, count): the sums of row m, columns n .. n + count - 1, are complete; called once for each, by any thread.
-// `sums` may be changed. T is float, or bf16 when both operands are.
+// `sums` may be changed. finish.ahead(m, n), if there is one, comes some microseconds earlier: it may prefetch kTileColumns of
+// what finish will touch. T is float, or bf16 when both operands are.
 template <class T, class SX, class SW, class Finish> void gemm(int64_t M, int64_t N, int64_t K, const Operand<SX>& x, const Operand<SW>& w, const Finish& finish) {
     static_assert(std::is_same_v<T, float> || (std::is_same_v<SX, bf16> && std::is_same_v<SW, bf16>));
     if (M <= 0 || N <= 0) return;

@@ -40,21 +40,40 @@ std::vector<float> widened(const Tensor& t) { return t ? to_floats(t) : std::vec
 
 template <class X, class W> using Product = std::conditional_t<std::is_same_v<X, bf16> && std::is_same_v<W, bf16>, bf16, float>;
 
-template <class X, class W> void forward(const LinearFwd& a) {
-    const int64_t M = a.x.rows(), N = a.w.dim(0), K = a.w.dim(1);
-    const X *gate = a.gate.data<X>(), *residual = a.residual.data<X>();
-    X *y = a.y.data<X>(), *z = a.z.data<X>();
-    const std::vector<float> bias = widened(a.bias), scale = widened(a.scale);
-    gemm<Product<X, W>>(M, N, K, Operand<X>{a.x.data<X>(), K}, Operand<W>{a.w.data<W>(), K}, [&](int64_t m, int64_t n, float* v, int64_t count) {
+// What a linear layer does with finished sums.
+template <class X> struct Epilogue {
+    int64_t N;
+    Act act;
+    std::vector<float> bias, scale;
+    const X *gate, *residual;
+    X *y, *z;
+    explicit Epilogue(const LinearFwd& a)
+        : N(a.w.dim(0)), act(a.act), bias(widened(a.bias)), scale(widened(a.scale)), gate(a.gate.data<X>()), residual(a.residual.data<X>()), y(a.y.data<X>()), z(a.z.data<X>()) {}
+
+    void operator()(int64_t m, int64_t n, float* v, int64_t count) const {
         const int64_t at = m * N + n;
         if (!bias.empty()) for (int64_t j = 0; j < count; j++) v[j] += bias[size_t(n + j)];
         if (z) for (int64_t j = 0; j < count; j++) z[at + j] = X(v[j]);
-        activate(a.act, v, count);
+        activate(act, v, count);
         if (gate) for (int64_t j = 0; j < count; j++) v[j] *= float(gate[at + j]);
         if (!scale.empty()) for (int64_t j = 0; j < count; j++) v[j] *= scale[size_t(n + j)];
         if (residual) for (int64_t j = 0; j < count; j++) v[j] += float(residual[at + j]);
         for (int64_t j = 0; j < count; j++) y[at + j] = X(v[j]);
-    });
+    }
+    void ahead(int64_t m, int64_t n) const {
+        const int64_t at = m * N + n;
+        for (int64_t j = 0; j < kTileColumns; j += 64 / int64_t(sizeof(X))) {
+            __builtin_prefetch(y + at + j, 1, 3);
+            if (z) __builtin_prefetch(z + at + j, 1, 3);
+            if (gate) __builtin_prefetch(gate + at + j, 0, 3);
+            if (residual) __builtin_prefetch(residual + at + j, 0, 3);
+        }
+    }
+};
+
+template <class X, class W> void forward(const LinearFwd& a) {
+    const int64_t M = a.x.rows(), N = a.w.dim(0), K = a.w.dim(1);
+    gemm<Product<X, W>>(M, N, K, Operand<X>{a.x.data<X>(), K}, Operand<W>{a.w.data<W>(), K}, Epilogue<X>(a));
 }
 
 // Column sums are folds over chunks of 64 rows, so they do not depend on the threads.

@@ -28,7 +28,7 @@ inline Vec load(const float* p) {
     return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-inline Vec broadcast(float f) { return Vec{} + f; }
+inline Vec broadcast(float f) { return f - Vec{}; }     // f - 0 is f for every f (0 + f is not: -0), so this is no arithmetic
 
 inline float madd(float a, float b, float c) {          // a * b + c
 #ifdef __FMA__
