@@ -1,6 +1,6 @@
 // Blocks of 64 queries and 64 keys in L1. Scores, sums and statistics are f32; factors are *units* (gemm.h): f32, or pairs of
-// bf16, for which probabilities and their gradients are rounded to bf16 once. Forward: a task is one head of one sequence and 64
-// queries. Backward: a task is one key/value head of one sequence, so nothing is ever added by two threads. Bound by arithmetic
+// bf16, for which probabilities and their gradients are rounded to bf16 once. Forward: a task is one head of one sequence and up to
+// 256 queries, which share the work of turning k and v into units. Backward: a task is one key/value head of one sequence, so nothing is ever added by two threads. Bound by arithmetic
 // (forward 4, backward 10 Nq Nk D, and an exponential per score) except for few queries, where copying k and v dominates.
 #include "kernels/attention.h"
 #include <algorithm>
@@ -12,6 +12,8 @@ namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
 constexpr int kBlock = 64, kGroup = 4, kMaxD = 128;     // queries and keys of a block; rows worked on at once
+static_assert(kBlock % kLanes == 0 && kLanes % kGroup == 0);
+constexpr int64_t kQueries = 4 * kBlock;                // of a forward task
 constexpr int kKeyVecs = kBlock / kLanes;
 constexpr int kWide = kLanes == 16 ? 4 : 2;             // vectors of d per row of the group: 16 or 8 sums in registers
 
@@ -29,7 +31,13 @@ template <class X> void copy_rows(Rowwise& to, const Rows& rows, int64_t s, int6
     const X* x = rows.t.data<X>();
     for (int64_t i = 0; i < kBlock; i++) {
         float* out = to.at + i * kMaxD;
-        std::fill(out, out + padded(units<X>(D)), 0.0f);
+        const int64_t n = units<X>(D);
+        if (i < count && n % kLanes == 0) {
+            const X* from = x + rows.at(s, row0 + i) + h * D;
+            for (int64_t u = 0; u < n; u += kLanes) store(out + u, load_units<X>(from + u * per_unit<X>));
+            continue;
+        }
+        std::fill(out, out + padded(n), 0.0f);
         if (i < count) std::memcpy(out, x + rows.at(s, row0 + i) + h * D, size_t(D) * sizeof(X));
     }
 }
@@ -41,17 +49,19 @@ template <class X> void transpose(Transposed& to, const Rowwise& from, int64_t D
             for (int j = 0; j < kLanes; j++) store(to.at + (u + j) * kBlock + i, r[j]);
         }
 }
+inline Vec interleave(const float* low, const float* high) {     // kLanes bf16 of each
+    typedef uint16_t Half __attribute__((vector_size(2 * kLanes)));
+    typedef uint32_t Int __attribute__((vector_size(4 * kLanes)));
+    Half l, h;
+    std::memcpy(&l, low, sizeof l), std::memcpy(&h, high, sizeof h);
+    return (Vec)(__builtin_convertvector(l, Int) | __builtin_convertvector(h, Int) << 16);
+}
 template <class X> void pair(Paired& to, const Rowwise& from, int64_t D) {
     if constexpr (std::is_same_v<X, float>) {
         for (int64_t i = 0; i < kBlock; i++) std::copy_n(from.at + i * kMaxD, padded(D), to.at + i * kMaxD);
     } else {
-        for (int64_t i = 0; i < kBlock; i += 2) {
-            uint16_t low[kMaxD], high[kMaxD];
-            uint32_t out[kMaxD];
-            std::memcpy(low, from.at + i * kMaxD, sizeof low), std::memcpy(high, from.at + (i + 1) * kMaxD, sizeof high);
-            for (int64_t d = 0; d < padded(D); d++) out[d] = d < D ? uint32_t(high[d]) << 16 | low[d] : 0;
-            std::memcpy(to.at + i / 2 * kMaxD, out, size_t(padded(D)) * 4);
-        }
+        for (int64_t i = 0; i < kBlock; i += 2)         // past D are zeros, or units of an earlier block: never stored
+            for (int64_t d = 0; d < D; d += kLanes) store(to.at + i / 2 * kMaxD + d, interleave(from.at + i * kMaxD + d / 2, from.at + (i + 1) * kMaxD + d / 2));
     }
 }
 // f32 scores -> units along the columns, in place
@@ -72,22 +82,25 @@ void transpose(Scores& to, const Scores& from) {
         }
 }
 
-// out[i][j] = a[i] . b[j] for `rows` rows of a (rounded up to a group); each sum runs over d from 0
-template <class X> void products(Scores& out, const Rowwise& a, const Transposed& b, int64_t rows, int64_t D) {
-    for (int64_t i = 0; i < rows; i += kGroup)
-        for (int h = 0; h < kKeyVecs; h += 2) {         // two vectors of columns for four rows stay in registers
-            Vec acc[kGroup][2] = {};
-            for (int64_t u = 0; u < units<X>(D); u++) {
-                const Vec b0 = load(b.at + u * kBlock + h * kLanes), b1 = load(b.at + u * kBlock + (h + 1) * kLanes);
-                MERV_UNROLL for (int g = 0; g < kGroup; g++) {
-                    const Vec v = broadcast(a.at[(i + g) * kMaxD + u]);
-                    acc[g][0] = madd_units(X{}, v, b0, acc[g][0]);
-                    acc[g][1] = madd_units(X{}, v, b1, acc[g][1]);
-                }
-            }
-            MERV_UNROLL for (int g = 0; g < kGroup; g++)
-                MERV_UNROLL for (int v = 0; v < 2; v++) store(out.at[i + g] + (h + v) * kLanes, acc[g][v]);
+template <class X, int V> void product_columns(float* out, const float* a, const float* b, int64_t D) {
+    Vec acc[kGroup][V] = {};
+    for (int64_t u = 0; u < units<X>(D); u++) {
+        Vec v[V];
+        MERV_UNROLL for (int h = 0; h < V; h++) v[h] = load(b + u * kBlock + h * kLanes);
+        MERV_UNROLL for (int g = 0; g < kGroup; g++) {
+            const Vec w = broadcast(a[g * kMaxD + u]);
+            MERV_UNROLL for (int h = 0; h < V; h++) acc[g][h] = madd_units(X{}, w, v[h], acc[g][h]);
         }
+    }
+    MERV_UNROLL for (int g = 0; g < kGroup; g++) MERV_UNROLL for (int h = 0; h < V; h++) store(out + g * kBlock + h * kLanes, acc[g][h]);
+}
+// out[i][j] = a[i] . b[j] for `rows` rows of a (rounded up to a group) and `columns` of b; each sum runs over d from 0
+template <class X> void products(Scores& out, const Rowwise& a, const Transposed& b, int64_t rows, int64_t columns, int64_t D) {
+    for (int64_t i = 0; i < rows; i += kGroup) {
+        int64_t j = 0;
+        for (; j + kWide * kLanes <= (columns + kLanes - 1) / kLanes * kLanes; j += kWide * kLanes) product_columns<X, kWide>(out.at[i] + j, a.at + i * kMaxD, b.at + j, D);
+        for (; j < columns; j += kLanes) product_columns<X, 1>(out.at[i] + j, a.at + i * kMaxD, b.at + j, D);
+    }
 }
 
 template <class X, int V> void add_weighted_columns(float* to, const float* keep, const float (*weights)[kBlock], const float* from, int64_t n) {
@@ -119,45 +132,63 @@ template <class X> void add_weighted(float* to, int64_t rows, const float* keep,
 
 Vec larger(Vec a, Vec b) { return b > a || b != b ? b : a; }      // NaN wins
 
-// Scores of one query become probabilities relative to the new maximum; returns the factor for what was summed before.
-float softmax_step(float* p, int64_t visible, float scale, float& max, float& sum) {
-    for (int64_t k = 0; k < kBlock; k++) p[k] = k < visible ? p[k] * scale : -INFINITY;
-    Vec tops = broadcast(max);
-    for (int h = 0; h < kKeyVecs; h++) tops = larger(tops, load(p + h * kLanes));
-    float lanes[kLanes], top = max;
-    store(lanes, tops);
-    for (float v : lanes) top = v > top || v != v ? v : top;
-    if (top == -INFINITY) {                     // nothing seen yet
-        std::fill(p, p + kBlock, 0.0f);
-        return 1;
+// Scores become probabilities relative to the new maxima. Row i sees the first seen(i) columns; before[i] is the factor for
+// what was summed before. kLanes rows at a time, so that what is one number per row is done in lanes too.
+template <class Seen> void softmax_step(Scores& s, int64_t rows, Seen seen, float scale, float* max, float* sum, float* before) {
+    for (int64_t i = 0; i < rows; i += kLanes) {
+        const int live = int(std::min<int64_t>(kLanes, (rows - i + kGroup - 1) / kGroup * kGroup));     // the rows add_weighted reads
+        Vec tops[kLanes], totals[kLanes] = {};
+        for (int g = 0; g < kLanes; g++) tops[g] = broadcast(-INFINITY);
+        for (int g = 0; g < live; g++) {
+            float* p = s.at[i + g];
+            const int64_t n = i + g < rows ? seen(i + g) : 0;
+            for (int64_t k = 0; k < n; k++) p[k] *= scale;
+            std::fill(p + n, p + kBlock, -INFINITY);
+            for (int h = 0; h < kKeyVecs; h++) tops[g] = larger(tops[g], load(p + h * kLanes));
+        }
+        MERV_ISA::transpose(tops);
+        const Vec old = load(max + i);
+        Vec top = old;
+        for (int g = 0; g < kLanes; g++) top = larger(top, tops[g]);
+        store(max + i, top);
+        alignas(64) float at[kLanes];
+        store(at, top == broadcast(-INFINITY) ? Vec{} : top);       // nothing seen yet: e^(-inf - 0), not e^(-inf + inf)
+        for (int g = 0; g < live; g++) {
+            float* p = s.at[i + g];
+            for (int64_t k = 0; k < kBlock; k++) p[k] = exp(p[k] - at[g]);
+            for (int h = 0; h < kKeyVecs; h++) totals[g] += load(p + h * kLanes);
+        }
+        MERV_ISA::transpose(totals);
+        for (int half = kLanes / 2; half; half /= 2)                // in simd.h's order
+            for (int g = 0; g < half; g++) totals[g] += totals[g + half];
+        alignas(64) float factor[kLanes];
+        store(factor, old);
+        for (int g = 0; g < kLanes; g++) factor[g] = exp(factor[g] - at[g]);
+        std::copy_n(factor, kLanes, before + i);
+        store(sum + i, madd(load(sum + i), load(factor), totals[0]));
     }
-    for (int64_t k = 0; k < kBlock; k++) p[k] = exp(p[k] - top);
-    const float before = exp(max - top);
-    Vec total{};
-    for (int h = 0; h < kKeyVecs; h++) total += load(p + h * kLanes);
-    sum = madd(sum, before, MERV_ISA::sum(total));
-    max = top;
-    return before;
 }
 
 int64_t keys_of(const AttentionFwd& a, int64_t s) { return a.k_len ? a.k_len.data<int32_t>()[s] : a.Nk; }
 int64_t visible_to(const AttentionFwd& a, int64_t q, int64_t keys) { return a.mask == Mask::causal ? std::min(keys, keys - a.Nq + q + 1) : keys; }
 
 struct ForwardScratch {
-    Rowwise q, rows;                            // rows: of k, then of v, on their way
+    Rowwise q[kQueries / kBlock], rows;         // rows: of k, then of v, on their way
     Transposed kt;
     Paired v;
-    Sums o;
+    Sums o[kQueries / kBlock];
     Scores p;
-    float max[kBlock], sum[kBlock], before[kBlock];
+    alignas(64) float max[kQueries], sum[kQueries], before[kBlock];
 };
 
-template <class X> void forward(const AttentionFwd& a, int64_t s, int64_t h, int64_t q0, ForwardScratch& w) {
-    const int64_t queries = std::min<int64_t>(kBlock, a.Nq - q0), h_kv = h / (a.H / a.Hkv), D = a.D, keys = keys_of(a, s);
-    copy_rows<X>(w.q, a.q, s, q0, queries, h, D);
-    std::fill(w.o.at, w.o.at + kBlock * kMaxD, 0.0f);
-    std::fill(w.max, w.max + kBlock, -INFINITY);
-    std::fill(w.sum, w.sum + kBlock, 0.0f);
+template <class X> void forward(const AttentionFwd& a, int64_t s, int64_t h, int64_t q0, int64_t queries, ForwardScratch& w) {
+    const int64_t h_kv = h / (a.H / a.Hkv), D = a.D, keys = keys_of(a, s);
+    for (int64_t i0 = 0; i0 < queries; i0 += kBlock) {
+        copy_rows<X>(w.q[i0 / kBlock], a.q, s, q0 + i0, std::min<int64_t>(kBlock, queries - i0), h, D);
+        std::fill_n(w.o[i0 / kBlock].at, kBlock * kMaxD, 0.0f);
+    }
+    std::fill_n(w.max, kQueries, -INFINITY);
+    std::fill_n(w.sum, kQueries, 0.0f);
     const int64_t last = visible_to(a, q0 + queries - 1, keys);
     for (int64_t k0 = 0; k0 < last; k0 += kBlock) {
         const int64_t n = std::min<int64_t>(kBlock, last - k0);
@@ -165,20 +196,21 @@ template <class X> void forward(const AttentionFwd& a, int64_t s, int64_t h, int
         transpose<X>(w.kt, w.rows, D);
         copy_rows<X>(w.rows, a.v, s, k0, n, h_kv, D);
         pair<X>(w.v, w.rows, D);
-        products<X>(w.p, w.q, w.kt, queries, D);
-        for (int64_t i = 0; i < (queries + kGroup - 1) / kGroup * kGroup; i++) {
-            const int64_t seen = i < queries ? std::clamp<int64_t>(visible_to(a, q0 + i, keys) - k0, 0, n) : 0;
-            w.before[i] = softmax_step(w.p.at[i], seen, a.scale, w.max[i], w.sum[i]);
+        for (int64_t i0 = 0; i0 < queries; i0 += kBlock) {
+            const int64_t rows = std::min<int64_t>(kBlock, queries - i0);
+            if (visible_to(a, q0 + i0 + rows - 1, keys) <= k0) continue;
+            products<X>(w.p, w.q[i0 / kBlock], w.kt, rows, n, D);
+            softmax_step(w.p, rows, [&](int64_t i) { return std::clamp<int64_t>(visible_to(a, q0 + i0 + i, keys) - k0, 0, n); }, a.scale, w.max + i0, w.sum + i0, w.before);
+            round_rows<X>(w.p, rows);
+            add_weighted<X>(w.o[i0 / kBlock].at, rows, w.before, w.p, w.v, n, D);
         }
-        round_rows<X>(w.p, queries);
-        add_weighted<X>(w.o.at, queries, w.before, w.p, w.v, n, D);
     }
     X* o = a.o.t.data<X>();
     float* lse = a.lse.data<float>();
     for (int64_t i = 0; i < queries; i++) {
         X* to = o + a.o.at(s, q0 + i) + h * D;
-        const float inverse = w.sum[i] > 0 || w.sum[i] != w.sum[i] ? 1.0f / w.sum[i] : 0.0f;
-        for (int64_t d = 0; d < D; d++) to[d] = X(w.o.at[i * kMaxD + d] * inverse);
+        const float *from = w.o[i / kBlock].at + i % kBlock * kMaxD, inverse = w.sum[i] > 0 || w.sum[i] != w.sum[i] ? 1.0f / w.sum[i] : 0.0f;
+        for (int64_t d = 0; d < D; d++) to[d] = X(from[d] * inverse);
         if (lse) lse[(s * a.H + h) * a.Nq + q0 + i] = w.max[i] + std::log(w.sum[i]);
     }
 }
@@ -223,8 +255,8 @@ template <class X> void backward(const AttentionBwd& b, int64_t s, int64_t h_kv,
                 copy_rows<X>(w.q, a.q, s, q0, queries, h, D);
                 copy_rows<X>(w.dout, b.dout, s, q0, queries, h, D);
                 pair<X>(w.q2, w.q, D), pair<X>(w.dout2, w.dout, D);
-                products<X>(w.p, w.q, w.kt, queries, D);
-                products<X>(w.ds, w.dout, w.vt, queries, D);                // do v^T
+                products<X>(w.p, w.q, w.kt, queries, n, D);
+                products<X>(w.ds, w.dout, w.vt, queries, n, D);                // do v^T
                 for (int64_t i = 0; i < kBlock; i++) {
                     const int64_t seen = i < queries ? std::clamp<int64_t>(visible_to(a, q0 + i, keys) - k0, 0, n) : 0;
                     const float l = i < queries ? lse[(s * a.H + h) * a.Nq + q0 + i] : 0.0f, delta = i < queries ? w.delta[size_t(g * a.Nq + q0 + i)] : 0.0f;
@@ -258,7 +290,8 @@ template <class X> void backward(const AttentionBwd& b, int64_t s, int64_t h_kv,
 }
 
 template <> void run(const AttentionFwd& a) {
-    const int64_t blocks = (a.Nq + kBlock - 1) / kBlock;
+    const int64_t tasks = (a.Nq + kQueries - 1) / kQueries, groups = (a.Nq + kGroup - 1) / kGroup;
+    const int64_t queries = tasks ? (groups + tasks - 1) / tasks * kGroup : 0;         // of each, evenly
     with_float_type(a.q.t.dtype(), [&]<class X>() {
 #pragma omp parallel if (a.S * a.H * a.Nq * a.Nk * a.D > 1 << 16)
         {
@@ -267,7 +300,8 @@ template <> void run(const AttentionFwd& a) {
 #pragma omp for schedule(dynamic, 1) collapse(3)
             for (int64_t s = 0; s < a.S; s++)
                 for (int64_t h = 0; h < a.H; h++)
-                    for (int64_t block = 0; block < blocks; block++) forward<X>(a, s, h, block * kBlock, *scratch);
+                    for (int64_t task = 0; task < tasks; task++)
+                        if (task * queries < a.Nq) forward<X>(a, s, h, task * queries, std::min(queries, a.Nq - task * queries), *scratch);
         }
     });
 }
