@@ -1,19 +1,13 @@
 #include "data/transform.h"
-#include <omp.h>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include "kernels/resample.h"
 
 namespace merv {
 namespace {
 
-// One axis of Pillow's resize (libImaging/Resample.c): output i is sum_j weight[i * taps + j] * input[first[i] + j] / 2^22.
-struct Axis {
-    int taps = 0;                               // weights kept per output; unused ones are 0 and lie outside count
-    std::vector<int> first, count;
-    std::vector<int32_t> weight;
-};
-constexpr int kPrecision = 22;                  // Pillow's PRECISION_BITS
+using kernels::ResampleAxis;
 
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
 double cubic(double x) {
@@ -23,10 +17,10 @@ double cubic(double x) {
     return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
 }
 
-Axis make_axis(int in, int out, Filter filter) {
+ResampleAxis make_axis(int in, int out, Filter filter) {
     const double scale = double(in) / out, widen = std::max(scale, 1.0);
     const double support = (filter == Filter::bicubic ? 2.0 : 1.0) * widen, narrow = 1.0 / widen;
-    Axis a;
+    ResampleAxis a;
     a.taps = 2 * int(std::ceil(support)) + 1;
     a.first.resize(size_t(out)), a.count.resize(size_t(out)), a.weight.resize(size_t(out) * size_t(a.taps));
     std::vector<double> w(static_cast<size_t>(a.taps));
@@ -40,52 +34,11 @@ Axis make_axis(int in, int out, Filter filter) {
         }
         for (int j = 0; j < count; j++) {
             const double v = sum != 0 ? w[size_t(j)] / sum : w[size_t(j)];
-            a.weight[size_t(i) * size_t(a.taps) + size_t(j)] = int32_t((v < 0 ? -0.5 : 0.5) + v * (1 << kPrecision));
+            a.weight[size_t(i) * size_t(a.taps) + size_t(j)] = int32_t((v < 0 ? -0.5 : 0.5) + v * (1 << ResampleAxis::kPrecision));
         }
         a.first[size_t(i)] = first, a.count[size_t(i)] = count;
     }
     return a;
-}
-
-inline uint8_t to_byte(int32_t sum) { return uint8_t(std::clamp(sum >> kPrecision, 0, 255)); }
-
-// Rows of W pixels to rows of `out` pixels. Sixteen rows are turned into columns first, so that the sum over taps, whose
-// start differs from pixel to pixel, runs over sixteen rows at once.
-constexpr int kLanes = 16;
-void resize_rows(const uint8_t* x, int rows, int W, const Axis& axis, int out, uint8_t* y, std::vector<uint8_t>& columns) {
-    columns.resize(size_t(W) * 3 * kLanes);
-    for (int r0 = 0; r0 < rows; r0 += kLanes) {
-        const int lanes = std::min(kLanes, rows - r0);
-        for (int r = 0; r < lanes; r++) {
-            const uint8_t* row = x + size_t(r0 + r) * size_t(W) * 3;
-            for (int i = 0; i < W * 3; i++) columns[size_t(i) * kLanes + size_t(r)] = row[i];
-        }
-        for (int i = 0; i < out; i++) {
-            int32_t sum[3][kLanes];
-            for (auto& channel : sum) std::fill_n(channel, kLanes, 1 << (kPrecision - 1));
-            const int32_t* w = &axis.weight[size_t(i) * size_t(axis.taps)];
-            const uint8_t* p = &columns[size_t(axis.first[size_t(i)]) * 3 * kLanes];
-            for (int j = 0; j < axis.count[size_t(i)]; j++, p += 3 * kLanes)
-                for (int c = 0; c < 3; c++)
-                    for (int r = 0; r < kLanes; r++) sum[c][r] += w[j] * p[c * kLanes + r];
-            for (int r = 0; r < lanes; r++)
-                for (int c = 0; c < 3; c++) y[(size_t(r0 + r) * size_t(out) + size_t(i)) * 3 + size_t(c)] = to_byte(sum[c][r]);
-        }
-    }
-}
-
-// Columns: x holds input rows from `x_first` on, `n` bytes each.
-void resize_columns(const uint8_t* x, int x_first, int n, const Axis& axis, int out, uint8_t* y, std::vector<int32_t>& sum) {
-    for (int i = 0; i < out; i++, y += n) {
-        sum.assign(size_t(n), 1 << (kPrecision - 1));
-        int32_t* s = sum.data();
-        for (int j = 0; j < axis.count[size_t(i)]; j++) {
-            const int32_t w = axis.weight[size_t(i) * size_t(axis.taps) + size_t(j)];
-            const uint8_t* row = x + size_t(axis.first[size_t(i)] + j - x_first) * size_t(n);
-            for (int k = 0; k < n; k++) s[k] += w * row[k];
-        }
-        for (int k = 0; k < n; k++) y[k] = to_byte(s[k]);
-    }
 }
 
 void check_frames(const char* op, const Tensor& t) {
@@ -111,29 +64,9 @@ Tensor resize(const Tensor& frames, int height, int width, Filter filter) {
     CHECK(height > 0 && width > 0, "resize: ", frames, " to ", height, " x ", width);
     const int H = int(frames.dim(1)), W = int(frames.dim(2));
     if (H == height && W == width) return frames;
-    const Axis rows = make_axis(H, height, filter), columns = make_axis(W, width, filter);
-    // only the input rows that some output row reads go through the horizontal pass
-    const int top = H == height ? 0 : rows.first.front(), bottom = H == height ? H : rows.first.back() + rows.count.back();
+    const ResampleAxis rows = make_axis(H, height, filter), columns = make_axis(W, width, filter);
     Tensor y({frames.dim(0), height, width, 3}, DType::u8);
-    const uint8_t* in = frames.data<uint8_t>();
-    uint8_t* out = y.data<uint8_t>();
-#pragma omp parallel
-    {
-        std::vector<uint8_t> narrow, lanes;
-        std::vector<int32_t> sums;
-#pragma omp for schedule(dynamic)
-        for (int64_t f = 0; f < frames.dim(0); f++) {
-            const uint8_t* x = in + f * H * W * 3 + int64_t(top) * W * 3;
-            uint8_t* to = out + f * height * width * 3;
-            if (W != width) {
-                narrow.resize(size_t(bottom - top) * size_t(width) * 3);
-                uint8_t* halfway = H == height ? to : narrow.data();
-                resize_rows(x, bottom - top, W, columns, width, halfway, lanes);
-                x = halfway;
-            }
-            if (H != height) resize_columns(x, top, width * 3, rows, height, to, sums);
-        }
-    }
+    kernels::resample({.y = y, .x = frames, .rows = H == height ? nullptr : &rows, .columns = W == width ? nullptr : &columns});
     return y;
 }
 
