@@ -11,32 +11,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
 import torch
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-class Merv:
-    """merv-bench in lockstep: one run per line."""
-
-    def __init__(self, args):
-        self.process = subprocess.Popen([os.path.join(ROOT, "build/bin/merv-bench"), *args, "--lockstep"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name = self.process.stdout.readline().removeprefix("ready ").strip()
-        if not self.name:
-            sys.exit("merv-bench did not start: merv-bench " + " ".join(args))
-
-    def run(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+from lockstep import Merv
 
 
 def timed(f):
