@@ -1,7 +1,7 @@
 # make            every program, into build/bin          make test    all tests; the last line counts them
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
-# make bench | size | format | soak | clean
+# make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
 comma := ,
@@ -52,6 +52,12 @@ bench: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/bin/merv-bench
 	@$(B)/bin/merv-bench ops
 
+bench-peers: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/bin/merv-bench
+	@test -x build/peers/bin/python || python3 -m venv build/peers
+	@build/peers/bin/pip install -q -r bench/requirements.txt
+	@build/peers/bin/python bench/peers.py
+
 # One object per instruction set, in which only its kernels are visible: an inline function compiled for AVX-512 must not be
 # the copy that the rest of the program calls.
 define isa
@@ -90,5 +96,5 @@ soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: all deps deps-fuzz test demo bench fuzz soak size format clean
+.PHONY: all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:
