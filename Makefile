@@ -85,7 +85,7 @@ $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 FUZZ_FLAGS := -std=c++20 -O1 -g -I. -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
 FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp models/config.cpp models/tokenizer.cpp))
 build/fuzz/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (fuzz)" ; clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
-$(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -o $@
+$(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -lavutil -o $@
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
 	@for f in $(FUZZ:tests/fuzz/fuzz_%.cpp=%); do echo "fuzzing $$f for $(FUZZ_SECONDS) s"; mkdir -p build/fuzz/corpus/$$f; \

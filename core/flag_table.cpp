@@ -53,6 +53,13 @@ std::span<const FlagSpec> flag_table() {
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
         {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model to copy into the folder"},
+        {"merv", FlagSpec::text, nullptr, "DIR|FILE", "MERV's checkpoint: the folder with its config.json, or the .pt file"},
+        {"llm", FlagSpec::text, nullptr, "DIR", "the language model's folder, or its name on the hub if it is in the cache"},
+        {"languagebind", FlagSpec::text, nullptr, "DIR", "LanguageBind_Video_merge, in the same way"},
+        {"dinov2", FlagSpec::text, nullptr, "DIR|FILE", "DINOv2 with registers, timm's folder or Facebook's .pth"},
+        {"vivit", FlagSpec::text, nullptr, "DIR", "vivit-b-16x2-kinetics400"},
+        {"siglip", FlagSpec::text, nullptr, "DIR", "SigLIP ViT-B/16, timm's folder or OpenCLIP's"},
+        {"parts", FlagSpec::boolean, "false", "", "write every part into a folder of its own, as it is published"},
         {"dry-run", FlagSpec::boolean, "false", "", "show what would be written, write nothing"},
     };
     return table;

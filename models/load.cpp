@@ -4,7 +4,6 @@
 #include <unistd.h>
 #include "core/log.h"
 #include "core/memory.h"
-#include "weights/checkpoint.h"
 
 namespace merv {
 namespace {
@@ -23,27 +22,19 @@ void require_folder(const std::string& path, const char* advice) {
     if (access(path.c_str(), R_OK | X_OK) != 0) fail(Exit::bad_weights, path, ": cannot be read; check its permissions");
 }
 
-// One file (or set of shards) and the parameters it must bring.
-struct Source {
-    std::string what;                           // "the dinov2 encoder"
-    Checkpoint file;
-    std::vector<Wanted> wanted;
-    std::vector<std::string> known_unused;
-
-    DType stored() const {                      // the type of its weights
-        for (const Wanted& w : wanted) if (file.has(w.name) && file.entry(w.name).dtype == "BF16") return DType::bf16;
-        return DType::f32;
-    }
-    size_t bytes() const {                      // as they will lie in memory: f16 is widened
-        size_t n = 0;
-        for (const Wanted& w : wanted)
-            if (file.has(w.name)) {
-                const TensorEntry& e = file.entry(w.name);
-                n += (e.end - e.begin) * (e.dtype == "F16" ? 2 : 1);
-            }
-        return n;
-    }
-};
+DType stored_type(const Source& s) {            // of its weights
+    for (const Wanted& w : s.wanted) if (s.file.has(w.name) && s.file.entry(w.name).dtype == "BF16") return DType::bf16;
+    return DType::f32;
+}
+size_t bytes_of(const Source& s) {              // as they will lie in memory: f16 is widened
+    size_t n = 0;
+    for (const Wanted& w : s.wanted)
+        if (s.file.has(w.name)) {
+            const TensorEntry& e = s.file.entry(w.name);
+            n += (e.end - e.begin) * (e.dtype == "F16" ? 2 : 1);
+        }
+    return n;
+}
 
 // All parameters of a module; those it does not compute with may be in the file or not.
 template <class M, class Used> void want(Source& s, M& module, Used used, const std::string& prefix = "") {
@@ -53,31 +44,6 @@ template <class M, class Used> void want(Source& s, M& module, Used used, const 
     });
 }
 auto all = [](const std::string&) { return true; };
-
-Source encoder_source(Encoder& e, const std::string& folder) {
-    Source s{"the " + e.name + " encoder", Checkpoint::open(folder), {}, {}};
-    if (auto* vit = std::get_if<Vit>(&e.model)) {
-        const bool timm = vit->config.names == VitConfig::Names::timm;
-        s.file.strip_prefix({"visual.trunk.", "vision_model.", "model."}, timm ? "patch_embed.proj.weight" : "embeddings.class_embedding");
-        s.known_unused = timm ? std::vector<std::string>{"head.*", "fc_norm.*", "norm.*", "attn_pool.*", "mask_token", "text.*", "logit_scale", "logit_bias"}
-                              : std::vector<std::string>{"post_layernorm.*", "visual_projection.*", "text_model.*", "text_projection.*", "logit_scale"};
-        want(s, *vit, [&](const std::string& p) { return vit->uses(p); });
-    } else {
-        s.file.strip_prefix({"vivit.", "model."}, "embeddings.cls_token");
-        s.known_unused = {"classifier.*", "pooler.*"};
-        want(s, std::get<Vivit>(e.model), all);
-    }
-    return s;
-}
-
-Source llm_source(Llama& llm, const std::string& folder) {
-    Source s{"the language model", Checkpoint::open(folder), {}, {"*.rotary_emb.inv_freq"}};
-    const bool bare = !s.file.has("model.embed_tokens.weight") && s.file.has("embed_tokens.weight");    // a LlamaModel saved without its head's wrapper
-    want(s, llm, all);
-    for (Wanted& w : s.wanted) if (bare && w.name.starts_with("model.")) w.name = w.name.substr(6);
-    if (llm.config.tied) s.known_unused.push_back("lm_head.weight");
-    return s;
-}
 
 // Bytes that live while an encoder runs: its widest block (x, norm, q k v, heads, sum; or x, norm, fc1, sum) and the pixels.
 size_t activation_bytes(const Encoder& e, DType dtype) {
@@ -90,7 +56,7 @@ size_t activation_bytes(const Encoder& e, DType dtype) {
 
 MemoryPlan plan(const Merv& m, const std::vector<Source>& sources, int64_t tokens) {
     MemoryPlan p;
-    for (const Source& s : sources) p.rows.emplace_back("weights of " + s.what, s.bytes());
+    for (const Source& s : sources) p.rows.emplace_back("weights of " + s.what, bytes_of(s));
     const LlamaConfig& l = m.llm.config;
     const int64_t size = size_of(m.dtype());
     const int64_t length = std::min<int64_t>(m.visual_tokens() + tokens, l.max_positions);
@@ -116,7 +82,7 @@ void override_frames(MervConfig& c, const std::vector<int64_t>& frames) {
 
 void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& options) {
     Merv& merv = loaded.merv;
-    merv.llm.dtype = options.dtype.value_or(default_dtype(sources.back().stored()));       // the language model's, which is last
+    merv.llm.dtype = options.dtype.value_or(default_dtype(stored_type(sources.back())));       // the language model's, which is last
     require_memory(plan(merv, sources, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
     MemTag tag("weights");
     for (Source& s : sources) {
@@ -138,18 +104,63 @@ Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
 
 }
 
-DType default_dtype(DType weights) { return weights == DType::bf16 && kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16 ? DType::bf16 : DType::f32; }
+Source encoder_source(Encoder& e, Checkpoint file) {
+    Source s{.what = "the " + e.name + " encoder", .file = std::move(file)};
+    if (auto* vit = std::get_if<Vit>(&e.model)) {
+        const bool timm = vit->config.names == VitConfig::Names::timm;
+        s.wrapper = s.file.strip_prefix({"visual.trunk.", "vision_model.", "model."}, timm ? "patch_embed.proj.weight" : "embeddings.class_embedding");
+        s.known_unused = timm ? std::vector<std::string>{"head.*", "fc_norm.*", "norm.*", "attn_pool.*", "mask_token", "text.*", "logit_scale", "logit_bias"}
+                              : std::vector<std::string>{"post_layernorm.*", "visual_projection.*", "text_model.*", "text_projection.*", "logit_scale"};
+        want(s, *vit, [&](const std::string& p) { return vit->uses(p); });
+    } else {
+        s.wrapper = s.file.strip_prefix({"vivit.", "model."}, "embeddings.cls_token");
+        s.known_unused = {"classifier.*", "pooler.*"};
+        want(s, std::get<Vivit>(e.model), all);
+    }
+    return s;
+}
+std::string published_prefix(const Encoder& e) {
+    const auto* vit = std::get_if<Vit>(&e.model);
+    return !vit ? "vivit." : vit->config.names == VitConfig::Names::clip ? "vision_model." : "";
+}
+
+Source llm_source(Llama& llm, Checkpoint file) {
+    Source s{.what = "the language model", .file = std::move(file), .known_unused = {"*.rotary_emb.inv_freq"}};
+    if (!s.file.has("model.embed_tokens.weight") && s.file.has("embed_tokens.weight"))      // a LlamaModel saved without its head's wrapper
+        s.file.rename([](const std::string& name) { return name.starts_with("lm_head.") ? name : "model." + name; });
+    want(s, llm, all);
+    if (llm.config.tied) s.known_unused.push_back("lm_head.weight");
+    return s;
+}
+
+Source own_source(Merv& m, Checkpoint file) {
+    Source s{.what = "the projectors and the fusion", .file = std::move(file)};
+    for (size_t i = 0; i < m.projectors.size(); i++) want(s, m.projectors[i], all, "projectors." + std::to_string(i) + ".");
+    want(s, m.fusion, [&](const std::string& p) { return m.fusion.uses(p); }, "feature_fusion.");
+    return s;
+}
 
 std::string encoder_name(const std::string& id) {
     for (const char* name : {"languagebind", "dinov2", "vivit", "siglip"}) if (id.starts_with(name)) return name;
     fail(Exit::bad_weights, "video backbone '", id, "' is unknown");
 }
 
+DType default_dtype(DType weights) { return weights == DType::bf16 && kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16 ? DType::bf16 : DType::f32; }
+
 EncoderConfig read_encoder_config(const std::string& id, const std::string& folder) {
     const std::string name = encoder_name(id);
     if (name == "languagebind") return read_languagebind_config(folder);
     if (name == "vivit") return read_vivit_config(folder);
     return read_timm_config(folder);
+}
+
+int64_t fusion_width(const Checkpoint& own, const MervConfig& c) {
+    const size_t n = c.video_backbone_ids.size();
+    if (!own.has("feature_fusion.Q"))
+        fail(Exit::bad_weights, own.path(), ": no feature_fusion.Q, but '", c.feature_fusion, "' mixes ", n, " encoders; this file belongs to another model");
+    const TensorEntry& q = own.entry("feature_fusion.Q");
+    if (q.shape.size() != 2 || q.shape[0] != 1 || q.shape[1] < 1) fail(Exit::bad_weights, own.path(), ": feature_fusion.Q is not a row (1, width)");
+    return q.shape[1];
 }
 
 Merv build(const MervParts& parts) {
@@ -191,7 +202,7 @@ LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
         MervParts parts{.llm = read_llama_config(folder)};
         m = build(parts);
         m.tokenizer = load_tokenizer(folder, parts.llm);
-        sources.push_back(llm_source(m.llm, folder));
+        sources.push_back(llm_source(m.llm, Checkpoint::open(folder)));
         bind(loaded, sources, options);
         return loaded;
     }
@@ -206,16 +217,8 @@ LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
         require_folder(part_folder(i), "link the encoder's own folder there");
         parts.encoders.push_back(read_encoder_config(c.video_backbone_ids[i], part_folder(i)));
     }
-    Source own{"the projectors and the fusion", used ? Checkpoint::open(folder) : Checkpoint{}, {}, {}};
-    if (used > 1) {
-        if (!own.file.has("feature_fusion.Q"))
-            fail(Exit::bad_weights, own.file.path(), ": no feature_fusion.Q, but '", c.feature_fusion, "' mixes ", used, " encoders; this file belongs to another model");
-        const TensorEntry& q = own.file.entry("feature_fusion.Q");
-        if (q.shape.size() != 2 || q.shape[0] != 1 || q.shape[1] < 1) fail(Exit::bad_weights, own.file.path(), ": feature_fusion.Q is not a row (1, width)");
-        parts.fusion_width = q.shape[1];
-    } else {
-        own.known_unused = {"feature_fusion.*", "projectors.*"};
-    }
+    Checkpoint own = used ? Checkpoint::open(folder) : Checkpoint{};
+    if (used > 1) parts.fusion_width = fusion_width(own, c);
     try {
         m = build(parts);
     } catch (const Error& e) {
@@ -223,11 +226,10 @@ LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
         fail(Exit::usage, "--num-frames does not suit this model: ", e.what());
     }
     m.tokenizer = load_tokenizer(folder + "/llm", parts.llm);
-    for (size_t i = 0; i < used; i++) sources.push_back(encoder_source(m.encoders[i], part_folder(i)));
-    for (size_t i = 0; i < used; i++) want(own, m.projectors[i], all, "projectors." + std::to_string(i) + ".");
-    want(own, m.fusion, [&](const std::string& p) { return m.fusion.uses(p); }, "feature_fusion.");
-    if (used) sources.push_back(std::move(own));
-    sources.push_back(llm_source(m.llm, folder + "/llm"));
+    for (size_t i = 0; i < used; i++) sources.push_back(encoder_source(m.encoders[i], Checkpoint::open(part_folder(i))));
+    if (used) sources.push_back(own_source(m, std::move(own)));
+    if (used == 1) sources.back().known_unused = {"feature_fusion.*", "projectors.*"};
+    sources.push_back(llm_source(m.llm, Checkpoint::open(folder + "/llm")));
     bind(loaded, sources, options);
     return loaded;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 #include "models/merv.h"
+#include "weights/checkpoint.h"
 
 namespace merv {
 
@@ -33,6 +34,20 @@ struct LoadedModel {
 // `folder` is a MERV folder, or a Hugging Face LLaMA folder alone (then there are no encoders). Throws Error(Exit::no_memory)
 // with a table before anything large is read.
 LoadedModel load_model(const std::string& folder, const LoadOptions& options = {});
+
+// One checkpoint of a model, and the parameters it must bring; the others it may hold are known_unused.
+struct Source {
+    std::string what;                           // "the dinov2 encoder"
+    Checkpoint file;                            // without the wrapper that its names had
+    std::vector<Wanted> wanted = {};            // they point into the module
+    std::vector<std::string> known_unused = {};
+    std::string wrapper = "";                   // what was taken off
+};
+Source encoder_source(Encoder&, Checkpoint file);
+Source llm_source(Llama&, Checkpoint file);
+Source own_source(Merv&, Checkpoint file);      // projectors and fusion
+int64_t fusion_width(const Checkpoint& own, const MervConfig&);        // of feature_fusion.Q, which must be there
+std::string published_prefix(const Encoder&);   // what its parameters' names begin with in the files of the hub: "vision_model."
 
 EncoderConfig read_encoder_config(const std::string& backbone_id, const std::string& folder);
 std::string encoder_name(const std::string& backbone_id);       // "languagebind", "dinov2", "vivit", "siglip"

@@ -53,10 +53,7 @@ std::vector<ModelPart> model_parts(Merv& m) {
         ModelPart& p = parts.emplace_back(ModelPart{name, folder, {}});
         nn::for_each_parameter(module, [&](const std::string& parameter, Tensor& t) { p.tensors.emplace_back(parameter, t); }, prefix);
     };
-    for (Encoder& e : m.encoders) {
-        if (auto* vit = std::get_if<Vit>(&e.model)) add(e.name, "encoders/" + e.id, *vit, vit->config.names == VitConfig::Names::clip ? "vision_model." : "");
-        else add(e.name, "encoders/" + e.id, std::get<Vivit>(e.model), "vivit.");
-    }
+    for (Encoder& e : m.encoders) std::visit([&](auto& model) { add(e.name, "encoders/" + e.id, model, published_prefix(e)); }, e.model);
     for (size_t i = 0; i < m.projectors.size(); i++) add("projectors." + std::to_string(i), "", m.projectors[i], "projectors." + std::to_string(i) + ".");
     if (m.fusion.query) add("feature_fusion", "", m.fusion, "feature_fusion.");
     add("llm", "llm", m.llm, "");

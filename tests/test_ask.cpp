@@ -580,7 +580,7 @@ TEST_CASE("ask: a folder that is no model, or lacks a part, is exit 4") {
     expect_bad_folder([](const Model& m) { write_file(m / "llm/tokenizer.model", "\n\x05\n\x03" "abc"); }, {"llm/tokenizer.model: "});
     expect_bad_folder([](const Model& m) { write_file(m / "llm/tokenizer.model", ""); }, {"llm/tokenizer.model: "});
     expect_bad_folder([](const Model& m) { fs::remove(m / "llm/tokenizer.model"), fs::create_directory(m / "llm/tokenizer.model"); }, {"llm/tokenizer.model: "});
-    expect_bad_folder([](const Model& m) { write_file(m / "llm/pytorch_model.bin", "x"), fs::remove(m / "llm/model.safetensors"); }, {"holds pytorch_model.bin but no model.safetensors", "convert it"});
+    expect_bad_folder([](const Model& m) { write_file(m / "llm/pytorch_model.bin", "x"), fs::remove(m / "llm/model.safetensors"); }, {"llm/pytorch_model.bin: neither torch.save's zip archive nor its older format"});
     if (geteuid() != 0)
         for (const char* file : {"config.json", "model.safetensors", "llm/tokenizer.model", "llm"})
             expect_bad_folder([&](const Model& m) { fs::permissions(m / file, fs::perms::none); }, {file, ": cannot be "});

@@ -18,9 +18,15 @@ TEST_CASE("checkpoint: one file, and which file is chosen") {
     TempDir dir;
     EXPECT_SAYS(opening(dir / "none"), "none: no such folder; check the path");
     EXPECT_SAYS(opening(dir.path.string()), "holds neither model.safetensors nor model.safetensors.index.json");
-    write(dir / "pytorch_model.bin", "");
-    EXPECT_SAYS(opening(dir.path.string()), "holds pytorch_model.bin but no model.safetensors; .bin and .pt files are not readable yet, convert it");
-    EXPECT_SAYS(opening(dir / "pytorch_model.bin"), "a model folder or a .safetensors file is expected");
+    write(dir / "a.pth", "");
+    EXPECT_SAYS(opening(dir.path.string()), "a.pth: the file is empty; get it again");          // the only one
+    write(dir / "b.pt", "");
+    EXPECT_SAYS(opening(dir.path.string()), "holds a.pth and 1 more; say which file");
+    write(dir / "pytorch_model.bin", "no pickle");
+    EXPECT_SAYS(opening(dir.path.string()), "pytorch_model.bin: neither torch.save's zip archive nor its older format");
+    EXPECT_SAYS(opening("/dev/null"), "a model folder or a file of weights is expected");
+    std::filesystem::copy_file(test::golden("torch/zip.pt"), dir / "model.bin");
+    EXPECT_EQ(Checkpoint::open(dir / "model.bin").take("model.scalar").data<float>()[0], 3.25f);
     write_safetensors(dir / "open_clip_model.safetensors", {{"x", value(1)}});
     EXPECT_EQ(Checkpoint::open(dir.path.string()).take("x").data<float>()[0], 1);
     write_safetensors(dir / "model.safetensors", {{"x", value(2)}, {"h", value(3)}});
@@ -87,6 +93,26 @@ TEST_CASE("checkpoint: a wrapper around the names is taken off, once, and only w
     EXPECT(other.has("model.pos"));
     Checkpoint both = with({"vision_model.pos", "vision_model.w", "w"});
     EXPECT_THROWS_WITH_AS(both.strip_prefix(wrappers, "pos"), doctest::Contains("holds both w and vision_model.w"), Error);
+}
+
+TEST_CASE("checkpoint: renamed, left out and replaced; read in pieces") {
+    TempDir dir;
+    write_safetensors(dir / "a.safetensors", {{"w", from_floats(std::vector<float>{1, 2, 3}, {3})}, {"old", value(4)}, {"text.x", value(5)}});
+    Checkpoint c = Checkpoint::open(dir / "a.safetensors");
+    c.rename([](const std::string& name) { return name == "old" ? "now" : name.starts_with("text.") ? "" : name; });
+    EXPECT(c.names() == std::vector<std::string>{"now", "w"});
+    EXPECT_EQ(c.stored("now"), "old");
+    c.replace("now", from_floats(std::vector<float>{7, 8}, {2}));
+    EXPECT(c.entry("now").shape == std::vector<int64_t>{2});
+    EXPECT_EQ(c.take("now").data<float>()[1], 8);
+    float part = 0;
+    c.read("w", 4, 8, reinterpret_cast<std::byte*>(&part));
+    EXPECT_EQ(part, 2);
+    c.read("now", 0, 4, reinterpret_cast<std::byte*>(&part));
+    EXPECT_EQ(part, 7);
+    c.forget("w"), c.forget("now"), c.check("w");
+    EXPECT_EQ(c.take("w").data<float>()[2], 3);
+    EXPECT_THROWS_WITH_AS(c.rename([](const std::string&) { return "same"; }), doctest::Contains("holds both w and now; which one is meant"), Error);
 }
 
 TEST_CASE("load_strict: binds every tensor, keeps the file's dtype and books it as weights") {

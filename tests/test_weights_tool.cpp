@@ -364,8 +364,8 @@ TEST_CASE("inspect: mistakes are exit 4") {
     write_file(dir / "x.bin", "");
     expect_error({"inspect", dir / "none"}, 4, "no such file or folder");
     expect_error({"inspect", dir / "x.safetensors"}, 4, "damaged or not a safetensors file");
-    expect_error({"inspect", dir / "x.bin"}, 4, "a model folder or a .safetensors file is expected");
-    expect_error({"inspect", dir.path}, 4, "holds x.bin but no model.safetensors");
+    expect_error({"inspect", dir / "x.bin"}, 4, "x.bin: the file is empty; get it again");
+    expect_error({"inspect", dir.path}, 4, "holds neither model.safetensors nor");
     fs::copy(kTiny, dir / "m", fs::copy_options::recursive);
     fs::remove(dir / "m/encoders/dinov2-video-all-tokens/model.safetensors");
     expect_error({"inspect", dir / "m"}, 4, "dinov2-video-all-tokens: holds neither model.safetensors nor");

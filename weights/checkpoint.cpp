@@ -11,30 +11,35 @@ namespace merv {
 namespace fs = std::filesystem;
 namespace {
 
-[[noreturn]] void no_weights(const std::string& folder) {
+constexpr const char* kIndex = ".index.json";
+// What a folder's weights may be called, the first that is there counts.
+constexpr const char* kNames[] = {"model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
+                                  "pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin",
+                                  "checkpoints/latest-checkpoint.pt"};      // as MERV's training leaves it
+
+// The file or index that holds a folder's weights.
+std::string weights_in(const std::string& folder) {
     std::error_code error;
     const auto status = fs::status(folder, error);
     if (!fs::exists(status)) fail(Exit::bad_weights, folder, ": no such folder; check the path");
-    if (!fs::is_directory(status)) fail(Exit::bad_weights, folder, ": a model folder or a .safetensors file is expected");
-    std::string pickle;
+    if (!fs::is_directory(status)) fail(Exit::bad_weights, folder, ": a model folder or a file of weights is expected");
+    for (const char* name : kNames) if (fs::exists(fs::status(folder + "/" + name, error))) return folder + "/" + name;
+    std::vector<std::string> single;            // facebook's dinov2_vitl14_reg4_pretrain.pth
     for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
         const std::string extension = it->path().extension().string();
-        if (extension == ".bin" || extension == ".pt" || extension == ".pth") pickle = std::max(pickle, it->path().filename().string());
+        if (extension == ".pt" || extension == ".pth") single.push_back(it->path().filename().string());
     }
     if (error) fail(Exit::bad_weights, folder, ": cannot be read: ", error.message(), "; check its permissions");
-    if (!pickle.empty())
-        fail(Exit::bad_weights, folder, ": holds ", pickle, " but no model.safetensors; .bin and .pt files are not readable yet, convert it to safetensors");
-    fail(Exit::bad_weights, folder, ": holds neither model.safetensors nor model.safetensors.index.json; is the download complete?");
+    if (single.size() == 1) return folder + "/" + single[0];
+    if (single.size() > 1) fail(Exit::bad_weights, folder, ": holds ", brief(std::min(single[0], single[1])), " and ", single.size() - 1, " more; say which file");
+    fail(Exit::bad_weights, folder, ": holds neither model.safetensors nor model.safetensors.index.json nor pytorch_model.bin; is the download complete?");
+}
+
+bool is_known(const std::string& name, const std::vector<std::string>& patterns) {
+    return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) { return matches(name, pattern); });
 }
 
 std::string shape_text(const std::vector<int64_t>& dims) { return concat(Shape(dims)); }
-
-bool matches(const std::string& name, const std::string& pattern) {
-    const size_t star = pattern.find('*');
-    if (star == std::string::npos) return name == pattern;
-    const std::string_view head = std::string_view(pattern).substr(0, star), tail = std::string_view(pattern).substr(star + 1);
-    return name.size() >= head.size() + tail.size() && name.starts_with(head) && name.ends_with(tail);
-}
 
 // "missing (12): a, b, ..." with at most ten names, after `before`; or nothing.
 std::string listed(const std::string& before, const std::vector<std::string>& names) {
@@ -46,24 +51,23 @@ std::string listed(const std::string& before, const std::vector<std::string>& na
 
 }
 
+bool matches(const std::string& name, const std::string& pattern) {
+    const size_t star = pattern.find('*');
+    if (star == std::string::npos) return name == pattern;
+    const std::string_view head = std::string_view(pattern).substr(0, star), tail = std::string_view(pattern).substr(star + 1);
+    return name.size() >= head.size() + tail.size() && name.starts_with(head) && name.ends_with(tail);
+}
+
 Checkpoint Checkpoint::open(const std::string& path) {
     Checkpoint c;
     std::error_code ignored;
-    const bool is_file = fs::is_regular_file(path, ignored), is_index = is_file && path.ends_with(".index.json");
-    const std::string folder = !is_index ? path : path.find('/') == path.npos ? "." : path.substr(0, path.rfind('/'));
-    auto there = [&](const std::string& name) { return fs::exists(fs::status(folder + "/" + name, ignored)); };
-    auto single = [&](const std::string& file) {
-        c.path_ = file;
-        c.files_.push_back(SafeTensors::open(file));
+    c.path_ = fs::is_regular_file(path, ignored) ? path : weights_in(path);
+    if (!c.path_.ends_with(kIndex)) {
+        c.files_.push_back(TensorFile::open(c.path_));
         for (const auto& [name, entry] : c.files_[0]->entries()) c.items_[name] = {0, name};
         return c;
-    };
-    if (is_index) c.path_ = path;
-    else if (is_file && path.ends_with(".safetensors")) return single(path);
-    else if (there("model.safetensors")) return single(folder + "/model.safetensors");
-    else if (there("model.safetensors.index.json")) c.path_ = folder + "/model.safetensors.index.json";
-    else if (there("open_clip_model.safetensors")) return single(folder + "/open_clip_model.safetensors");
-    else no_weights(folder);
+    }
+    const std::string folder = c.path_.find('/') == path.npos ? "." : c.path_.substr(0, c.path_.rfind('/'));
 
     const Json index = read_json(c.path_);
     const auto map = index.is_object() ? index.find("weight_map") : index.end();
@@ -77,8 +81,8 @@ Checkpoint Checkpoint::open(const std::string& path) {
             fail(Exit::bad_weights, c.path_, ": the shard name \"", brief(file), "\" of ", brief(name), " is not a plain file name");
         const auto [shard, is_new] = shards.emplace(file, c.files_.size());
         if (is_new) {
-            if (!there(file)) fail(Exit::bad_weights, c.path_, ": the shard ", brief(file), " is not in the folder; is the download complete?");
-            c.files_.push_back(SafeTensors::open(folder + "/" + file));
+            if (!fs::exists(fs::status(folder + "/" + file, ignored))) fail(Exit::bad_weights, c.path_, ": the shard ", brief(file), " is not in the folder; is the download complete?");
+            c.files_.push_back(TensorFile::open(folder + "/" + file));
         }
         if (!c.files_[shard->second]->entries().count(name))
             fail(Exit::bad_weights, c.path_, ": the tensor ", brief(name), " is not in ", brief(file), "; index and shards belong to different files");
@@ -103,11 +107,12 @@ std::vector<std::string> Checkpoint::unused() const {
     for (const auto& [name, item] : items_) if (!item.used) left.push_back(name);
     return left;
 }
-const TensorEntry& Checkpoint::entry(const std::string& name) const {
+const Checkpoint::Item& Checkpoint::item(const std::string& name) const {
     const auto found = items_.find(name);
     CHECK(found != items_.end(), path_, ": no tensor ", brief(name));
-    return files_[found->second.file]->entries().at(found->second.stored);
+    return found->second;
 }
+const TensorEntry& Checkpoint::entry(const std::string& name) const { return file(name).entries().at(stored(name)); }
 size_t Checkpoint::bytes() const {
     size_t sum = 0;
     for (const auto& [name, item] : items_) {
@@ -117,24 +122,36 @@ size_t Checkpoint::bytes() const {
     return sum;
 }
 Tensor Checkpoint::take(const std::string& name) {
-    const auto found = items_.find(name);
-    CHECK(found != items_.end(), path_, ": no tensor ", brief(name));
-    found->second.used = true;
+    const Item& found = item(name);
+    items_[name].used = true;
     MemTag tag("weights");
-    return files_[found->second.file]->tensor(found->second.stored);
+    return files_[found.file]->tensor(found.stored);
 }
 
+void Checkpoint::rename(const std::function<std::string(const std::string&)>& name_of) {
+    std::map<std::string, Item> renamed;
+    std::map<std::string, std::string> before;
+    for (const auto& [name, item] : items_) {
+        const std::string now = name_of(name);
+        if (now.empty()) continue;
+        const auto [old, is_new] = before.emplace(now, name);
+        if (!is_new) {
+            const auto [shorter, longer] = std::minmax(old->second, name, [](const std::string& a, const std::string& b) { return a.size() < b.size(); });
+            fail(Exit::bad_weights, path_, ": holds both ", brief(shorter), " and ", brief(longer), "; which one is meant cannot be told");
+        }
+        renamed.emplace(now, item);
+    }
+    items_ = std::move(renamed);
+}
+void Checkpoint::replace(const std::string& name, const Tensor& values) {
+    files_.push_back(memory_file(path_, name, values));
+    items_[name] = {files_.size() - 1, name};
+}
 std::string Checkpoint::strip_prefix(const std::vector<std::string>& wrappers, const std::string& wanted) {
     if (has(wanted)) return "";
     for (const std::string& wrapper : wrappers) {
         if (wrapper.empty() || !has(wrapper + wanted)) continue;
-        std::map<std::string, Item> bare;
-        for (auto& [name, item] : items_) {
-            const std::string shorter = name.starts_with(wrapper) ? name.substr(wrapper.size()) : name;
-            if (!bare.emplace(shorter, item).second)
-                fail(Exit::bad_weights, path_, ": holds both ", brief(shorter), " and ", brief(wrapper + shorter), "; which one is meant cannot be told");
-        }
-        items_ = std::move(bare);
+        rename([&](const std::string& name) { return name.starts_with(wrapper) && name.size() > wrapper.size() ? name.substr(wrapper.size()) : name; });
         return wrapper;
     }
     return "";
@@ -171,10 +188,9 @@ void write_checkpoint(const std::string& folder, std::span<const TensorSpec> ten
     write_text(folder + "/model.safetensors.index.json", Json{{"metadata", {{"total_size", all}}}, {"weight_map", map}}.dump(2) + "\n");
 }
 
-void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {
+void require_match(const Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {
     std::set<std::string> names;
-    std::vector<std::string> missing, unexpected, shapes, dtypes, left;
-    size_t widened = 0;
+    std::vector<std::string> missing, unexpected, shapes, dtypes;
     for (const auto& [name, tensor] : wanted) {
         CHECK(names.insert(name).second, "load_strict: ", name, " is wanted twice");
         if (!file.has(name)) { missing.push_back(name); continue; }
@@ -184,17 +200,20 @@ void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std:
         const bool fits = wants_float ? e.dtype == "F32" || e.dtype == "BF16" || e.dtype == "F16"
                                       : e.dtype == (tensor->dtype() == DType::u8 ? "U8" : "I32") || (tensor->dtype() == DType::i32 && e.dtype == "I64");
         if (!fits) dtypes.push_back(concat(brief(name), " ", e.dtype, " instead of ", wants_float ? "F32, BF16 or F16" : name_of(tensor->dtype())));
-        widened += e.dtype == "F16";
     }
-    for (const std::string& name : file.unused()) {
-        if (names.count(name) || !is_float_dtype(file.entry(name).dtype)) continue;
-        const bool known = std::any_of(known_unused.begin(), known_unused.end(), [&](const std::string& pattern) { return matches(name, pattern); });
-        (known ? left : unexpected).push_back(name);
-    }
+    for (const std::string& name : file.unused())
+        if (!names.count(name) && is_float_dtype(file.entry(name).dtype) && !is_known(name, known_unused)) unexpected.push_back(name);
     if (missing.size() + unexpected.size() + shapes.size() + dtypes.size() != 0)
         fail(Exit::bad_weights, file.path(), ": does not hold ", what, "; is it another model's file?", listed("\n  missing", missing),
              listed("\n  unexpected", unexpected), listed("\n  shapes that differ", shapes), listed("\n  dtypes that cannot be used", dtypes));
-    for (const auto& [name, tensor] : wanted) tensor->bind(file.take(name));
+}
+
+void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {
+    require_match(file, wanted, known_unused, what);
+    size_t widened = 0;
+    for (const auto& [name, tensor] : wanted) widened += file.entry(name).dtype == "F16", tensor->bind(file.take(name));
+    std::vector<std::string> left;
+    for (const std::string& name : file.unused()) if (is_float_dtype(file.entry(name).dtype)) left.push_back(name);
     if (widened) say_verbose(file.path(), ": ", widened, " F16 tensors are kept as f32");
     if (!left.empty()) say_verbose(file.path(), ": ", listed("known, not used", left));
 }

@@ -1,16 +1,20 @@
-// merv-weights: what is in weight files, and whole models of random weights.
+// merv-weights: what is in weight files, whole models out of published parts and back, and whole models of random weights.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <omp.h>
 #include "core/json.h"
 #include "core/log.h"
 #include "core/program.h"
 #include "core/version.h"
+#include "models/import.h"
 #include "models/random.h"
 #include "weights/checkpoint.h"
 #include "weights/file.h"
+#include "weights/hash.h"
+#include "weights/hub.h"
 
 using namespace merv;
 namespace fs = std::filesystem;
@@ -157,15 +161,21 @@ bool is_merv_folder(const std::string& folder) {
     return fs::exists(folder + "/llm", ignored) || (fs::exists(folder + "/config.json", ignored) && read_json(folder + "/config.json").contains("video_backbone_ids"));
 }
 
-int inspect(const Flags& flags) {
-    if (flags.positionals().empty() || flags.positionals()[0].empty()) fail(Exit::usage, "which file or folder? `", flags.program(), " inspect FILE|DIR`");
-    std::string path = flags.positionals()[0];
+// The i-th argument of a command, which must be there and exist.
+std::string existing(const Flags& flags, size_t i, const char* command) {
+    if (flags.positionals().size() <= i || flags.positionals()[i].empty()) fail(Exit::usage, "which file or folder? `", flags.program(), " ", command, " FILE|DIR`");
+    std::string path = flags.positionals()[i];
     while (path.size() > 1 && path.ends_with('/')) path.pop_back();
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
     if (!fs::exists(status)) fail(Exit::bad_weights, path, ": ", status.type() == fs::file_type::not_found ? "no such file or folder" : error.message(), "; check the path");
+    return path;
+}
+
+int inspect(const Flags& flags) {
+    const std::string path = existing(flags, 0, "inspect");
     const bool list = flags.on("verbose"), json = flags.on("json");
-    if (!fs::is_directory(status)) return inspect_files(Checkpoint::open(path), path, true, json);
+    if (!fs::is_directory(path)) return inspect_files(Checkpoint::open(path), path, true, json);
     if (is_merv_folder(path)) return inspect_merv(path, list, json);
     return inspect_files(Checkpoint::open(path), path, list, json);
 }
@@ -190,16 +200,12 @@ std::vector<Planned> plan(const std::vector<ModelPart>& parts, DType dtype) {
     return files;
 }
 
-// Refuses, before anything is touched, a folder with something in it, links that lead out of it, and a disk with too little room.
-void require_place(const std::string& out, const std::vector<Planned>& files, size_t bytes, bool force) {
+// Refuses, before anything is touched, a folder with something in it and a disk with too little room.
+void require_place(const std::string& out, size_t bytes, bool force, const char* advice) {
     std::error_code error;
     const fs::file_status status = fs::status(out, error);
     if (fs::exists(status) && !fs::is_directory(status)) fail(Exit::usage, "--out ", out, " is not a folder");
-    if (fs::is_directory(status) && !force && !fs::is_empty(out, error))
-        fail(Exit::usage, "--out ", out, " is not empty; give a new folder, or --force to overwrite the model in it");
-    for (const Planned& f : files)
-        for (fs::path p = f.folder; !p.empty(); p = p.parent_path())
-            if (fs::is_symlink(fs::path(out) / p, error)) fail(Exit::usage, out, "/", p.string(), " is a link, and what it points to would be overwritten; remove the link");
+    if (fs::is_directory(status) && !force && !fs::is_empty(out, error)) fail(Exit::usage, "--out ", out, " is not empty; give a new folder", advice);
     fs::path there = fs::absolute(out, error).lexically_normal();
     while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
     const fs::space_info space = fs::space(there, error);
@@ -208,8 +214,30 @@ void require_place(const std::string& out, const std::vector<Planned>& files, si
         fail(Exit::runtime, out, ": ", in_units(double(needed)), " are needed, the disk has ", in_units(double(space.available)), " left; choose another place or --dtype bf16");
 }
 
+// Links that lead out of the folder: what they point to would be overwritten.
+void refuse_links(const std::string& out, const std::vector<Planned>& files) {
+    std::error_code error;
+    for (const Planned& f : files)
+        for (fs::path p = f.folder; !p.empty(); p = p.parent_path())
+            if (fs::is_symlink(fs::path(out) / p, error)) fail(Exit::usage, out, "/", p.string(), " is a link, and what it points to would be overwritten; remove the link");
+}
+
+// Tells how long writing took, when it ends.
+class Stopwatch {
+  public:
+    void written(const std::string& what, uint64_t parameters, size_t bytes) const {
+        const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+        char time[32];
+        std::snprintf(time, sizeof time, "%.1f s", s);
+        say("write    ", what, ": ", grouped(parameters), " parameters, ", in_units(double(bytes)), ", ", time, ", ", in_units(double(bytes) / s), "/s");
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 void write_random(const Planned& f, const std::string& out, uint64_t seed, const std::string& source) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     std::vector<std::byte> piece(std::min(f.bytes, kWritePiece));
     auto values = [&](size_t i, size_t begin, size_t end) {
         const TensorSpec& t = f.specs[i];
@@ -218,10 +246,12 @@ void write_random(const Planned& f, const std::string& out, uint64_t seed, const
         return piece.data();
     };
     write_checkpoint(out + "/" + f.folder, f.specs, values, {{"format", "pt"}, {"merv_cpp", kVersion}, {"source", source}});
-    const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    char time[32];
-    std::snprintf(time, sizeof time, "%.1f s", s);
-    say("write    ", f.name, ": ", grouped(uint64_t(f.parameters)), " parameters, ", in_units(double(f.bytes)), ", ", time, ", ", in_units(double(f.bytes) / s), "/s");
+    watch.written(f.name, uint64_t(f.parameters), f.bytes);
+}
+
+void choose_threads(const Flags& flags) {
+    if (flags.integer("threads") < 0 || flags.integer("threads") > 4096) fail(Exit::usage, "--threads takes 0 to 4096");
+    if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
 }
 
 int random(const Flags& flags) {
@@ -230,8 +260,7 @@ int random(const Flags& flags) {
     if (!flags.has("config")) fail(Exit::usage, "--config NAME is missing: ", choices);
     const std::string name = flags.text("config"), type = flags.text("dtype") == "auto" ? "f32" : flags.text("dtype"), out = flags.text("out");
     if (type != "f32" && type != "bf16") fail(Exit::usage, "--dtype takes f32 or bf16, not '", type, "'");
-    if (flags.integer("threads") < 0 || flags.integer("threads") > 4096) fail(Exit::usage, "--threads takes 0 to 4096");
-    if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
+    choose_threads(flags);
     const bool dry = flags.on("dry-run");
     if (!dry && out.empty()) fail(Exit::usage, "--out DIR is missing: the folder to write; --dry-run shows what it would hold");
     const DType dtype = type == "f32" ? DType::f32 : DType::bf16;
@@ -262,7 +291,8 @@ int random(const Flags& flags) {
 
     if (!dry) {
         const std::vector<Planned> files = plan(parts, dtype);
-        require_place(out, files, bytes, flags.on("force"));
+        require_place(out, bytes, flags.on("force"), ", or --force to overwrite the model in it");
+        refuse_links(out, files);
         std::error_code error;
         for (const Planned& f : files) if (!error) fs::create_directories(fs::path(out) / f.folder, error);
         if (!error) fs::remove(fs::path(out) / "config.json", error);      // from here on, and until all is written, this is no model
@@ -278,21 +308,261 @@ int random(const Flags& flags) {
     return 0;
 }
 
+// ---- import, export
+
+// Every part into a folder of its own below `out`, which appears when all is written.
+int write_parts(const Flags& flags, const std::vector<Part>& parts, const std::function<std::string(const Part&)>& folder) {
+    const std::string out = flags.text("out");
+    const bool dry = flags.on("dry-run");
+    if (!dry && out.empty()) fail(Exit::usage, "--out DIR is missing: the folder to write; --dry-run shows what it would hold");
+    Json rows = Json::array();
+    Table table("<<>>><");
+    table.add({"part", "folder", "tensors", "elements", "bytes", "from"});
+    size_t bytes = 0, tensors = 0;
+    uint64_t elements = 0;
+    for (const Part& part : parts) {
+        uint64_t n = 0;
+        for (const Part::Value& v : part.values) n += uint64_t(v.spec.shape.numel());
+        const std::string below = folder(part).empty() ? "." : folder(part), from = one_line(part.file.path());
+        rows.push_back({{"name", part.name}, {"folder", below}, {"count", part.values.size()}, {"elements", n}, {"bytes", part.bytes()}, {"from", part.file.path()}});
+        table.add({part.name, below, grouped(part.values.size()), grouped(n), grouped(part.bytes()), from});
+        bytes += part.bytes(), tensors += part.values.size(), elements += n;
+    }
+    table.add({"in all", "", grouped(tensors), grouped(elements), grouped(bytes)});
+    if (!dry) {
+        require_place(out, bytes, false, "");
+        NewFolder place(out);
+        for (const Part& part : parts) {
+            const Stopwatch watch;
+            const std::string below = place.path() + "/" + folder(part);
+            std::error_code error;
+            fs::create_directories(below, error);
+            if (error) fail(Exit::runtime, below, ": cannot be written: ", error.message());
+            write_part(part, below, {{"format", "pt"}, {"merv_cpp", kVersion}, {"source", "merv-weights"}});
+            uint64_t n = 0;
+            for (const Part::Value& v : part.values) n += uint64_t(v.spec.shape.numel());
+            watch.written(part.name, n, part.bytes());
+        }
+        place.commit();
+    }
+    if (flags.on("json")) return print_json({{"out", out}, {"parts", rows}, {"elements", elements}, {"bytes", bytes}});
+    table.print();
+    return 0;
+}
+
+std::optional<DType> chosen_floats(const Flags& flags) {
+    if (!flags.has("dtype")) return {};
+    const std::string type = flags.text("dtype");
+    if (type != "f32" && type != "bf16") fail(Exit::usage, "--dtype takes f32 or bf16, not '", type, "'");
+    return type == "f32" ? DType::f32 : DType::bf16;
+}
+int import(const Flags& flags) {
+    const std::optional<DType> floats = chosen_floats(flags);
+    choose_threads(flags);
+    for (const char* needed : {"merv", "llm"}) if (flags.text(needed).empty()) fail(Exit::usage, "--", needed, " DIR is missing");
+    auto found = [&](const char* flag) { return find_model(flags.text(flag), concat("--", flag)); };
+    PartPaths paths{found("merv"), found("llm"), {}};
+    for (const char* encoder : {"languagebind", "dinov2", "vivit", "siglip"}) if (!flags.text(encoder).empty()) paths.encoders[encoder] = found(encoder);
+    const std::vector<Part> parts = open_parts(paths, floats);
+    for (const auto& [encoder, path] : paths.encoders)
+        if (std::none_of(parts.begin(), parts.end(), [&](const Part& p) { return p.name == encoder; })) warn("--", encoder, " is not used: this model has no such encoder");
+    const bool tokenizer = std::any_of(parts.back().copies.begin(), parts.back().copies.end(), [](const std::string& path) { return path.ends_with("/tokenizer.model"); });
+    if (!tokenizer) warn(paths.llm, " has no tokenizer.model; the folder needs one in llm/ before it can be asked");
+    return write_parts(flags, parts, [](const Part& part) { return part.folder; });
+}
+
+int export_parts(const Flags& flags) {
+    choose_threads(flags);
+    if (!flags.on("parts")) fail(Exit::usage, "--parts is missing: it is what can be exported");
+    if (flags.text("model").empty()) fail(Exit::usage, "-m DIR is missing: the MERV folder to export");
+    return write_parts(flags, open_parts(parts_of_folder(flags.text("model")), chosen_floats(flags)), [](const Part& part) { return part.name; });
+}
+
+// ---- verify
+
+constexpr const char* kSums = "SHA256SUMS";
+constexpr size_t kReadPiece = size_t(4) << 20;
+
+// The checkpoints of a file, a folder or a MERV folder, by the folder they lie in.
+std::vector<std::pair<std::string, Checkpoint>> checkpoints_of(const std::string& path) {
+    std::vector<std::pair<std::string, Checkpoint>> all;
+    all.emplace_back("", Checkpoint::open(path));
+    if (!fs::is_directory(path) || !is_merv_folder(path)) return all;
+    for (const std::string& id : read_merv_config(path + "/config.json").video_backbone_ids) all.emplace_back("encoders/" + id, Checkpoint::open(path + "/encoders/" + id));
+    all.emplace_back("llm", Checkpoint::open(path + "/llm"));
+    return all;
+}
+// f(bytes, where they begin) for a tensor's packed values, piece by piece.
+template <class F> void for_each_piece(const Checkpoint& c, const std::string& name, std::vector<std::byte>& buffer, F f) {
+    const TensorEntry& e = c.entry(name);
+    const size_t bytes = e.end - e.begin;
+    buffer.resize(std::max(buffer.size(), std::min(bytes, kReadPiece)));
+    for (size_t at = 0; at < bytes; at += kReadPiece) {
+        const size_t n = std::min(kReadPiece, bytes - at);
+        c.read(name, at, at + n, buffer.data());
+        c.forget(name);
+        f(std::span<const std::byte>(buffer.data(), n), at);
+    }
+}
+std::string sha256_of_file(const std::string& path) {
+    Sha256 hash;
+    std::error_code error;
+    if (fs::file_size(path, error) == 0 && !error) return hash.hex();
+    const auto file = MappedFile::open(path, "a file");
+    for (size_t at = 0, all = file->bytes().size(); at < all; at += kReadPiece) {
+        const auto piece = file->bytes().subspan(at, std::min(kReadPiece, all - at));
+        hash.add(piece), file->forget(piece);
+    }
+    return hash.hex();
+}
+
+// Files of a folder, without hidden ones and the list of sums, sorted; parts may be links.
+std::vector<std::string> files_below(const std::string& folder) {
+    std::vector<std::string> all;
+    std::error_code error;
+    for (fs::recursive_directory_iterator it(folder, fs::directory_options::follow_directory_symlink, error), end; !error && it != end; it.increment(error)) {
+        const std::string name = it->path().filename().string();
+        if (it.depth() >= 8 || name[0] == '.') it.disable_recursion_pending();     // a link may lead back up
+        if (name[0] != '.' && it->is_regular_file(error) && !error && fs::relative(it->path(), folder, error).string() != kSums) all.push_back(it->path().lexically_relative(folder).string());
+    }
+    if (error) fail(Exit::bad_weights, folder, ": cannot be read: ", error.message());
+    std::sort(all.begin(), all.end());
+    return all;
+}
+
+bool is_sha256(const std::string& text) { return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos; }
+// What sha256sum wrote: 64 digits, two characters, the name.
+std::map<std::string, std::string> read_sums(const std::string& path) {
+    std::map<std::string, std::string> sums;
+    const std::string text = read_text(path);
+    for (size_t at = 0; at < text.size();) {
+        const size_t end = std::min(text.find('\n', at), text.size());
+        const std::string line = text.substr(at, end - at);
+        if (line.size() < 67 || !is_sha256(line.substr(0, 64))) fail(Exit::bad_weights, path, ": \"", brief(line, 80), "\" is no line of sha256sum");
+        sums[line.substr(66)] = line.substr(0, 64);
+        at = end + 1;
+    }
+    return sums;
+}
+// Hugging Face's cache calls a large file by its SHA-256.
+std::string sum_of_blob(const std::string& path) {
+    std::error_code error;
+    const fs::path real = fs::canonical(path, error);
+    return !error && real.parent_path().filename() == "blobs" && is_sha256(real.filename()) ? real.filename().string() : "";
+}
+
+int verify_one(const std::string& path, bool list, bool json) {
+    const bool folder = fs::is_directory(path);
+    const auto checkpoints = checkpoints_of(path);              // headers are checked here, and below what they promise
+    if (folder && is_merv_folder(path)) open_parts(parts_of_folder(path));
+    std::map<std::string, std::string> sums;
+    std::error_code error;
+    if (folder && fs::exists(path + "/" + kSums, error) && fs::file_size(path + "/" + kSums, error) > 0) sums = read_sums(path + "/" + kSums);
+
+    std::string wrong;
+    size_t known = 0;
+    auto expect = [&](const std::string& name, const std::string& got, const std::string& wanted, const char* by) {
+        known++;
+        if (got != wanted) wrong += concat("\n  ", one_line(brief(name)), ": ", got, ", ", by, " says ", wanted);
+    };
+    Json files = Json::array(), tensors = Json::array();
+    Table rows("<<"), values("<<<<");
+    for (const std::string& name : folder ? files_below(path) : std::vector<std::string>{fs::path(path).filename().string()}) {
+        const std::string file = folder ? path + "/" + name : path, sum = sha256_of_file(file), blob = sum_of_blob(file);
+        if (const auto found = sums.find(name); found != sums.end()) expect(name, sum, found->second, kSums), sums.erase(found);
+        if (!blob.empty()) expect(name, sum, blob, "the cache");
+        files.push_back({{"name", name}, {"sha256", sum}});
+        rows.add({sum, one_line(name)});
+    }
+    for (const auto& [name, sum] : sums) wrong += concat("\n  ", one_line(brief(name)), ": is not there, ", kSums, " says ", sum);
+    std::vector<std::byte> buffer;
+    size_t count = 0;
+    for (const auto& [part, file] : checkpoints)
+        for (const std::string& name : file.names()) {
+            count++;
+            file.check(name);
+            if (!list) continue;
+            Sha256 hash;
+            for_each_piece(file, name, buffer, [&](std::span<const std::byte> piece, size_t) { hash.add(piece); });
+            const TensorEntry& e = file.entry(name);
+            const std::string sum = hash.hex(), full = part.empty() ? name : part + ":" + name;
+            tensors.push_back({{"name", full}, {"dtype", e.dtype}, {"shape", e.shape}, {"sha256", sum}});
+            values.add({sum, e.dtype, concat(Shape(e.shape)), one_line(full)});
+        }
+    if (!wrong.empty()) fail(Exit::bad_weights, path, ": is not what it should be; get it again", wrong);
+    say("verified ", files.size(), " files and ", count, " tensors", known ? concat(", ", known, " files against known sums") : "");
+    if (json) return print_json({{"path", path}, {"compared", known}, {"files", files}, {"tensors", tensors}});
+    rows.print(), values.print();
+    return 0;
+}
+
+// The tensors of two files or folders, by name, type, shape and bits.
+int verify_two(const std::string& a, const std::string& b, bool json) {
+    const auto left = checkpoints_of(a), right = checkpoints_of(b);
+    std::map<std::string, std::pair<const Checkpoint*, std::string>> others;
+    auto full = [](const std::string& part, const std::string& name) { return part.empty() ? name : part + ":" + name; };
+    for (const auto& [part, file] : right) for (const std::string& name : file.names()) others[full(part, name)] = {&file, name};
+    std::vector<std::string> different;
+    std::vector<std::byte> mine, theirs(kReadPiece);
+    size_t count = 0, bytes = 0;
+    for (const auto& [part, file] : left)
+        for (const std::string& name : file.names()) {
+            const auto other = others.find(full(part, name));
+            const TensorEntry& e = file.entry(name);
+            count++, bytes += e.end - e.begin;
+            if (other == others.end()) { different.push_back(full(part, name) + " (not in the second)"); continue; }
+            const auto [there, its_name] = other->second;
+            const TensorEntry& o = there->entry(its_name);
+            bool same = e.dtype == o.dtype && e.shape == o.shape;
+            if (!same) different.push_back(concat(full(part, name), " (", e.dtype, Shape(e.shape), " and ", o.dtype, Shape(o.shape), ")"));
+            else {
+                for_each_piece(file, name, mine, [&](std::span<const std::byte> piece, size_t at) {
+                    there->read(its_name, at, at + piece.size(), theirs.data());
+                    there->forget(its_name);
+                    same &= std::memcmp(piece.data(), theirs.data(), piece.size()) == 0;
+                });
+                if (!same) different.push_back(full(part, name) + " (values)");
+            }
+            others.erase(other);
+        }
+    for (const auto& [name, other] : others) different.push_back(name + " (not in the first)");
+    if (!different.empty()) {
+        std::string text;
+        for (size_t i = 0; i < std::min<size_t>(different.size(), 10); i++) text += "\n  " + one_line(brief(different[i], 300));
+        fail(Exit::bad_weights, a, " and ", b, " differ in ", different.size(), " of ", count, " tensors", text, different.size() > 10 ? "\n  ..." : "");
+    }
+    if (json) return print_json({{"equal", true}, {"count", count}, {"bytes", bytes}});
+    std::printf("equal: %s tensors, %s bytes\n", grouped(count).c_str(), grouped(bytes).c_str());
+    return 0;
+}
+
+int verify(const Flags& flags) {
+    const std::string path = existing(flags, 0, "verify");
+    if (flags.positionals().size() == 2) return verify_two(path, existing(flags, 1, "verify"), flags.on("json"));
+    return verify_one(path, flags.on("verbose") || flags.on("json") || !fs::is_directory(path), flags.on("json"));
+}
+
 }
 
 int main(int argc, char** argv) {
+    struct Command { const char *name, *usage; std::vector<const char*> flags; size_t positionals; int (*run)(const Flags&); };
+    const Command commands[] = {
+        {"inspect", "merv-weights inspect FILE|DIR [-v] [--json]", {"json"}, 1, inspect},
+        {"verify", "merv-weights verify FILE|DIR [FILE|DIR] [-v] [--json]", {"json"}, 2, verify},
+        {"import", "merv-weights import --merv DIR --llm DIR --languagebind DIR --dinov2 DIR --vivit DIR --siglip DIR --out DIR [--dtype bf16] [...]",
+         {"merv", "llm", "languagebind", "dinov2", "vivit", "siglip", "dtype", "out", "dry-run", "json", "threads"}, 0, import},
+        {"export", "merv-weights export --parts -m DIR --out DIR [--dtype bf16] [...]", {"parts", "model", "dtype", "out", "dry-run", "json", "threads"}, 0, export_parts},
+        {"random", "merv-weights random --config NAME --out DIR [--dtype bf16] [...]", {"config", "dtype", "seed", "out", "force", "tokenizer", "dry-run", "json", "threads"}, 0, random},
+    };
     const std::string command = argc > 1 ? argv[1] : "";
-    const char *inspecting = "merv-weights inspect FILE|DIR [-v] [--json]", *making = "merv-weights random --config NAME --out DIR [--dtype bf16] [...]";
-    if (command == "inspect") {
-        Flags flags("merv-weights", inspecting, {"json"}, 1);
-        return run_program(flags, argc - 1, argv + 1, [&] { return inspect(flags); });
+    std::string all, names;
+    for (const Command& c : commands) {
+        if (command == c.name) {
+            Flags flags("merv-weights", c.usage, c.flags, c.positionals);
+            return run_program(flags, argc - 1, argv + 1, [&] { return c.run(flags); });
+        }
+        all += concat(all.empty() ? "" : "\n       ", c.usage), names += concat(names.empty() ? "" : ", ", c.name);
     }
-    if (command == "random") {
-        Flags flags("merv-weights", making, {"config", "dtype", "seed", "out", "force", "tokenizer", "dry-run", "json", "threads"});
-        return run_program(flags, argc - 1, argv + 1, [&] { return random(flags); });
-    }
-    Flags flags("merv-weights", concat(inspecting, "\n       ", making), {}, 1);
-    return run_program(flags, argc, argv, [&]() -> int {
-        fail(Exit::usage, command.empty() ? "what to do?" : concat("no command '", command, "';"), " `merv-weights inspect FILE|DIR` or `merv-weights random --config NAME --out DIR`");
-    });
+    Flags flags("merv-weights", all, {}, 1);
+    return run_program(flags, argc, argv, [&]() -> int { fail(Exit::usage, command.empty() ? "what to do?" : concat("no command '", command, "';"), " the commands are ", names); });
 }

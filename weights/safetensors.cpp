@@ -1,13 +1,7 @@
 #include "weights/safetensors.h"
 #include <algorithm>
-#include <cerrno>
-#include <climits>
 #include <cstring>
 #include <set>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "core/json.h"
 #include "core/log.h"
 #include "weights/file.h"
@@ -17,15 +11,6 @@ namespace {
 
 constexpr const char* kDamaged = "; the file is damaged or not a safetensors file, get it again";
 constexpr uint64_t kMostHeaderBytes = 100'000'000;      // the format's own limit
-
-struct KnownDType { const char* name; size_t bytes; bool is_float; };
-constexpr KnownDType kDTypes[] = {{"F32", 4, true}, {"BF16", 2, true}, {"F16", 2, true}, {"F64", 8, true}, {"F8_E4M3", 1, true}, {"F8_E5M2", 1, true},
-                                  {"I64", 8, false}, {"I32", 4, false}, {"I16", 2, false}, {"I8", 1, false}, {"U64", 8, false}, {"U32", 4, false},
-                                  {"U16", 2, false}, {"U8", 1, false}, {"BOOL", 1, false}, {"C64", 8, false}};
-const KnownDType* known(const std::string& dtype) {
-    for (const KnownDType& d : kDTypes) if (dtype == d.name) return &d;
-    return nullptr;
-}
 
 // The header's grammar as a state machine over JSON events: nothing but the format is ever stored, so a hostile header
 // cannot make it build anything larger than itself.
@@ -109,12 +94,12 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
     void finish_entry() {
         for (const char* field : {"dtype", "shape", "data_offsets"}) if (!seen_.count(field)) bad("tensor ", shown(), " has no ", field);
-        const KnownDType* type = known(entry_.dtype);
-        if (!type) fail(Exit::bad_weights, file_, ": tensor ", shown(), " has the dtype ", brief(entry_.dtype, 20), ", which is not supported");
+        const size_t element = dtype_bytes(entry_.dtype);
+        if (!element) fail(Exit::bad_weights, file_, ": tensor ", shown(), " has the dtype ", brief(entry_.dtype, 20), ", which is not supported");
         uint64_t bytes = 1;
         for (int64_t d : entry_.shape)
             if (__builtin_mul_overflow(bytes, uint64_t(d), &bytes) || bytes > uint64_t(1) << 62) bad("tensor ", shown(), " has more than 2^62 elements");
-        if (__builtin_mul_overflow(bytes, uint64_t(type->bytes), &bytes)) bad("tensor ", shown(), " has more than 2^64 bytes");
+        if (__builtin_mul_overflow(bytes, uint64_t(element), &bytes)) bad("tensor ", shown(), " has more than 2^64 bytes");
         if (entry_.end < entry_.begin) bad("tensor ", shown(), " ends (byte ", entry_.end, ") before it begins (", entry_.begin, ")");
         if (entry_.end - entry_.begin != bytes)
             bad("tensor ", shown(), " has ", entry_.end - entry_.begin, " bytes where ", entry_.dtype, Shape(entry_.shape), " takes ", bytes);
@@ -132,29 +117,6 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
     int offsets_ = 0;
 };
 
-// Exact: an f16 is an f32 with a shorter exponent. Multiplying by 2^112 moves the exponent and normalises subnormals;
-// infinities and NaNs get their all-ones exponent back.
-float widen(uint16_t h) {
-    const float scaled = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | ((h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u) | uint32_t(h & 0x8000) << 16);
-}
-
-template <class T> T load(const std::byte* at) {        // files promise no alignment
-    T v;
-    std::memcpy(&v, at, sizeof v);
-    return v;
-}
-
-struct Descriptor {
-    int fd;
-    ~Descriptor() { if (fd >= 0) ::close(fd); }
-};
-
-}
-
-bool is_float_dtype(const std::string& dtype) {
-    const KnownDType* d = known(dtype);
-    return d && d->is_float;
 }
 
 std::map<std::string, TensorEntry> parse_safetensors_header(std::span<const std::byte> start, uint64_t file_size, const std::string& name,
@@ -189,57 +151,24 @@ std::map<std::string, TensorEntry> parse_safetensors_header(std::span<const std:
 }
 
 std::shared_ptr<SafeTensors> SafeTensors::open(const std::string& path) {
-    struct stat info;
-    if (::stat(path.c_str(), &info) != 0) fail(Exit::bad_weights, path, ": cannot be opened: ", std::strerror(errno), "; check the path");
-    if (!S_ISREG(info.st_mode))
-        fail(Exit::bad_weights, path, ": a safetensors file is expected, this is a ", S_ISDIR(info.st_mode) ? "folder" : "special file");
-    const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-    if (file.fd < 0 || ::fstat(file.fd, &info) != 0) fail(Exit::bad_weights, path, ": cannot be opened: ", std::strerror(errno), "; check its permissions");
-    const auto size = size_t(info.st_size);
-    if (size == 0) fail(Exit::bad_weights, path, ": the file is empty; get it again");
-
-    void* p = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
-    if (p == MAP_FAILED) fail(Exit::bad_weights, path, ": cannot be mapped: ", std::strerror(errno));
     auto self = std::make_shared<SafeTensors>();
     self->path_ = path;
-    self->mapping_.reset(static_cast<const std::byte*>(p), [size](const std::byte* at) { ::munmap(const_cast<std::byte*>(at), size); });
-    self->entries_ = parse_safetensors_header({self->mapping_.get(), size}, size, path, &self->metadata_);
-    self->data_start_ = 8 + load<uint64_t>(self->mapping_.get());
+    self->file_ = MappedFile::open(path, "a safetensors file");
+    const auto all = self->file_->bytes();
+    self->entries_ = parse_safetensors_header(all, all.size(), path, &self->metadata_);
+    uint64_t header;
+    std::memcpy(&header, all.data(), sizeof header);
+    self->data_start_ = 8 + header;
     return self;
 }
+std::span<const std::byte> SafeTensors::place(const std::string& name) const {
+    const TensorEntry& e = entry(name);
+    return file_->bytes().subspan(data_start_ + e.begin, e.end - e.begin);
+}
 
-Tensor SafeTensors::tensor(const std::string& name) const {
-    const auto found = entries_.find(name);
-    CHECK(found != entries_.end(), path_, ": no tensor ", brief(name));
-    const TensorEntry& e = found->second;
-    const Shape shape{std::span<const int64_t>(e.shape)};
-    const std::byte* at = mapping_.get() + data_start_ + e.begin;
-    if (e.dtype == "F16") {
-        Tensor t(shape);
-        float* out = t.data<float>();
-        #pragma omp parallel for simd if (t.numel() > 1 << 16)
-        for (int64_t i = 0; i < t.numel(); i++) out[i] = widen(load<uint16_t>(at + 2 * i));
-        return t;
-    }
-    if (e.dtype == "I64") {
-        Tensor t(shape, DType::i32);
-        for (int64_t i = 0; i < t.numel(); i++) {
-            const auto v = load<int64_t>(at + 8 * i);
-            if (v < INT32_MIN || v > INT32_MAX) fail(Exit::bad_weights, path_, ": tensor ", brief(name), " holds ", v, ", which does not fit 32 bits");
-            t.data<int32_t>()[i] = int32_t(v);
-        }
-        return t;
-    }
-    constexpr std::pair<const char*, DType> in_place[] = {{"F32", DType::f32}, {"BF16", DType::bf16}, {"U8", DType::u8}, {"I32", DType::i32}};
-    for (auto [text, dtype] : in_place) {
-        if (e.dtype != text) continue;
-        if (reinterpret_cast<uintptr_t>(at) % size_t(size_of(dtype)) == 0)
-            return Tensor::view(Storage::borrow(const_cast<std::byte*>(at), e.end - e.begin, mapping_), shape, dtype);
-        Tensor t(shape, dtype);
-        if (t.bytes()) std::memcpy(t.raw(), at, t.bytes());
-        return t;
-    }
-    fail(Exit::bad_weights, path_, ": tensor ", brief(name), " has the dtype ", e.dtype, "; F32, BF16, F16, U8, I32 and I64 can be read");
+const char* TensorSpec::stored() const {
+    constexpr const char* dtypes[] = {"F32", "BF16", "I32", "U8"};
+    return kept.empty() ? dtypes[int(dtype)] : kept.c_str();
 }
 
 void write_safetensors(const std::string& path, std::span<const TensorSpec> tensors, const TensorValues& values, const std::map<std::string, std::string>& metadata) {
@@ -251,7 +180,7 @@ void write_safetensors(const std::string& path, std::span<const TensorSpec> tens
         order.push_back(order.size());
     }
     // Wide elements first: there are no gaps between tensors, so this alone keeps each aligned to its element.
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size_of(tensors[a].dtype) > size_of(tensors[b].dtype); });
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return tensors[a].element() > tensors[b].element(); });
     Json header = Json::object();
     for (const auto& [key, value] : metadata) header["__metadata__"][valid_utf8(key)] = valid_utf8(value);
     std::string text = header.dump();
@@ -259,8 +188,8 @@ void write_safetensors(const std::string& path, std::span<const TensorSpec> tens
     size_t at = 0;
     for (const size_t i : order) {
         const TensorSpec& t = tensors[i];
-        constexpr const char* dtypes[] = {"F32", "BF16", "I32", "U8"};
-        const Json entry = {{"dtype", dtypes[int(t.dtype)]}, {"shape", std::vector<int64_t>(t.shape.begin(), t.shape.end())}, {"data_offsets", {at, at + t.bytes()}}};
+        CHECK(t.element(), "write_safetensors: ", brief(t.name), " has the dtype ", t.kept);
+        const Json entry = {{"dtype", t.stored()}, {"shape", std::vector<int64_t>(t.shape.begin(), t.shape.end())}, {"data_offsets", {at, at + t.bytes()}}};
         text += concat(text.size() > 1 ? "," : "", Json(t.name).dump(), ":", entry.dump());
         at += t.bytes();
     }
