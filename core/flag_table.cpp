@@ -11,11 +11,11 @@ std::span<const FlagSpec> flag_table() {
         {"quiet", FlagSpec::boolean, "false", "", "say nothing on stderr but errors and what other flags ask for", 'q'},
         {"print-config", FlagSpec::boolean, "false", "", "show every setting and where it came from, then stop"},
 
-        {"model", FlagSpec::text, nullptr, "DIR", "the model folder (docs/model-folder.md)", 'm', {"model-path"}},
+        {"model", FlagSpec::text, nullptr, "DIR", "the model folder (docs/model-folder.md), or a language model's .gguf file", 'm', {"model-path"}},
         {"video", FlagSpec::text, nullptr, "FILE", "a video, a GIF or a folder of frames"},
         {"image", FlagSpec::text, nullptr, "FILE", "a still image, seen as a video of one repeated frame"},
-        {"prompt", FlagSpec::text, nullptr, "TEXT", "the question; repeat it to ask several about one clip", 'p', {}, true},
-        {"prompt-builder", FlagSpec::text, "auto", "NAME", "pure, llama2-chat, vicuna or raw; auto: the one the model was trained with"},
+        {"prompt", FlagSpec::text, nullptr, "TEXT", "the question; repeat it to ask several about one clip. Without it a terminal becomes a chat", 'p', {}, true},
+        {"prompt-builder", FlagSpec::text, "auto", "NAME", "pure, llama2-chat, vicuna, llama3.1-chat, qwen2.5-chat, smollm2-chat, chatml or raw; auto: the model's own"},
         {"num-frames", FlagSpec::integers, nullptr, "N[,N..]", "frames per encoder; default: the model's"},
         {"clip-start", FlagSpec::number, nullptr, "S", "first second to look at"},
         {"clip-end", FlagSpec::number, nullptr, "S", "last second to look at"},
@@ -40,7 +40,7 @@ std::span<const FlagSpec> flag_table() {
         {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
-        {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model to copy into the folder"},
+        {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model or tokenizer.json to copy into the folder"},
         {"dry-run", FlagSpec::boolean, "false", "", "show what would be written, write nothing"},
     };
     return table;

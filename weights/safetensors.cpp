@@ -132,13 +132,6 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
     int offsets_ = 0;
 };
 
-// Exact: an f16 is an f32 with a shorter exponent. Multiplying by 2^112 moves the exponent and normalises subnormals;
-// infinities and NaNs get their all-ones exponent back.
-float widen(uint16_t h) {
-    const float scaled = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | ((h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u) | uint32_t(h & 0x8000) << 16);
-}
-
 template <class T> T load(const std::byte* at) {        // files promise no alignment
     T v;
     std::memcpy(&v, at, sizeof v);
@@ -150,6 +143,13 @@ struct Descriptor {
     ~Descriptor() { if (fd >= 0) ::close(fd); }
 };
 
+}
+
+// Exact: an f16 is an f32 with a shorter exponent. Multiplying by 2^112 moves the exponent and normalises subnormals;
+// infinities and NaNs get their all-ones exponent back.
+float from_f16(uint16_t h) {
+    const float scaled = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | ((h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u) | uint32_t(h & 0x8000) << 16);
 }
 
 bool is_float_dtype(const std::string& dtype) {
@@ -218,7 +218,7 @@ Tensor SafeTensors::tensor(const std::string& name) const {
         Tensor t(shape);
         float* out = t.data<float>();
         #pragma omp parallel for simd if (t.numel() > 1 << 16)
-        for (int64_t i = 0; i < t.numel(); i++) out[i] = widen(load<uint16_t>(at + 2 * i));
+        for (int64_t i = 0; i < t.numel(); i++) out[i] = from_f16(load<uint16_t>(at + 2 * i));
         return t;
     }
     if (e.dtype == "I64") {

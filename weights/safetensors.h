@@ -17,6 +17,7 @@ struct TensorEntry {
     std::vector<int64_t> shape;                 // at most Shape::max_rank dimensions
     size_t begin = 0, end = 0;                  // bytes, counted from the end of the header
 };
+float from_f16(uint16_t bits);                  // exact
 bool is_float_dtype(const std::string& dtype);  // F64, F32, F16, BF16, F8_*; the others are integers, BOOL or complex
 
 // Reads and checks a header. `file_start` holds at least the header; `file_size` is the size of the whole file.
