@@ -124,8 +124,7 @@ const std::vector<std::string> kBackbonesLater = {
 const std::vector<std::string> kFusions = {"cross_attention_avg_lq", "first"};
 const std::vector<std::string> kFusionsLater = {"concat", "concat_channel", "concat_channel_ln", "scalar", "query_mlp", "cross_attention_classKV"};
 const std::vector<std::string> kLanguageModels = {"llama2-7b-pure", "llama2-13b-pure", "llama2-7b-chat", "llama2-13b-chat", "vicuna-v15-7b", "vicuna-v15-13b",
-                                                  "llama3-8b-pure", "llama3-8b-chat"};
-const std::vector<std::string> kLanguageModelsLater = {"llama3.1-8b-chat", "qwen2.5-7b-instruct", "qwen2.5-3b-instruct"};
+                                                  "llama3-8b-pure", "llama3-8b-chat", "llama3.1-8b-chat", "qwen2.5-3b-instruct", "qwen2.5-7b-instruct"};
 
 std::string file_in(const std::string& folder, const char* name) { return folder + "/" + name; }
 bool exists(const std::string& path) {
@@ -201,7 +200,7 @@ MervConfig parse_merv_config(const std::string& text, const std::string& path) {
     c.arch_specifier = f.text("arch_specifier");
     c.arch = parse_arch(c.arch_specifier, path);
     c.feature_fusion = f.choice("feature_fusion", kFusions, kFusionsLater);
-    c.llm_backbone_id = f.choice("llm_backbone_id", kLanguageModels, kLanguageModelsLater);
+    c.llm_backbone_id = f.choice("llm_backbone_id", kLanguageModels, {});
     c.image_resize_strategy = f.choice("image_resize_strategy", {"resize-naive", "resize-crop", "letterbox"}, {});
     const Json* ids = f.find("video_backbone_ids");
     if (!ids || !ids->is_array() || ids->empty() || ids->size() > 16) f.bad("video_backbone_ids", "a list of 1 to 16 texts is expected");
@@ -366,7 +365,7 @@ LlamaConfig parse_llama_config(const std::string& text, const std::string& path,
     Fields f(json, path);
     LlamaConfig c;
     c.raw = text;
-    f.choice("model_type", {"llama"}, {"qwen2"}, "llama");
+    const bool qwen2 = f.choice("model_type", {"llama", "qwen2"}, {}, "llama") == "qwen2";
     c.vocab = f.integer("vocab_size", 1, kMostVocab);
     c.width = f.integer("hidden_size", 1, kMostWidth);
     c.layers = f.integer("num_hidden_layers", 1, kMostLayers);
@@ -381,7 +380,9 @@ LlamaConfig parse_llama_config(const std::string& text, const std::string& path,
     c.eps = f.number("rms_norm_eps", 0, 1, c.eps);
     c.tied = f.boolean("tie_word_embeddings", false);
     f.choice("hidden_act", {"silu"}, kActivations, "silu");
-    f.refuse("attention_bias", false, "attention with biases");
+    c.o_bias = f.boolean("attention_bias", false);
+    c.qkv_bias = c.o_bias || qwen2;
+    f.refuse("use_sliding_window", false, "attention in a sliding window");
     f.refuse("mlp_bias", false, "an MLP with biases");
     f.refuse("partial_rotary_factor", 1.0, "rotating part of a head");
 

@@ -79,7 +79,8 @@ struct LlamaConfig {
     std::string rope_type = "default";          // default, linear, llama3
     double rope_factor = 1, low_freq_factor = 1, high_freq_factor = 4;
     int original_max_positions = 0;
-    bool tied = false;
+    std::vector<float> rope_divisors;           // of each frequency, instead of a rope_type (GGUF); empty: none
+    bool tied = false, qkv_bias = false, o_bias = false;
     int bos = -1, pad = -1;                     // -1: not said, the tokenizer decides
     std::vector<int> eos;                       // generation stops at any of them; empty: not said
     std::string raw;

@@ -5,8 +5,8 @@
 namespace merv {
 
 LlamaLayer::LlamaLayer(const LlamaConfig& c)
-    : input_norm(c.width, c.eps), post_norm(c.width, c.eps), q(c.width, int64_t(c.heads) * c.head_dim, false), k(c.width, int64_t(c.kv_heads) * c.head_dim, false),
-      v(c.width, int64_t(c.kv_heads) * c.head_dim, false), o(int64_t(c.heads) * c.head_dim, c.width, false), gate(c.width, c.mlp, false),
+    : input_norm(c.width, c.eps), post_norm(c.width, c.eps), q(c.width, int64_t(c.heads) * c.head_dim, c.qkv_bias), k(c.width, int64_t(c.kv_heads) * c.head_dim, c.qkv_bias),
+      v(c.width, int64_t(c.kv_heads) * c.head_dim, c.qkv_bias), o(int64_t(c.heads) * c.head_dim, c.width, c.o_bias), gate(c.width, c.mlp, false),
       up(c.width, c.mlp, false), down(c.mlp, c.width, false), heads(c.heads), kv_heads(c.kv_heads), head_dim(c.head_dim) {}
 
 Tensor LlamaLayer::operator()(const Tensor& x, KvCache& cache, size_t layer) const {
@@ -62,6 +62,7 @@ std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
     for (int64_t d = 0; d < half; d++) {
         // rounded to f32 where Hugging Face's modeling_rope_utils rounds, so that the angles are the same numbers
         float frequency = 1.0f / float(std::pow(c.theta, double(float(2 * d) / float(c.head_dim))));
+        if (!c.rope_divisors.empty()) frequency /= c.rope_divisors[size_t(d)];
         if (c.rope_type == "linear") frequency /= float(c.rope_factor);
         if (c.rope_type == "llama3") {
             const double wavelength = 2 * 3.141592653589793 / frequency, old = c.original_max_positions;

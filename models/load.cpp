@@ -1,9 +1,12 @@
 #include "models/load.h"
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <unistd.h>
+#include "core/json.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "models/gguf_model.h"
 
 namespace merv {
 namespace {
@@ -54,9 +57,10 @@ size_t activation_bytes(const Encoder& e, DType dtype) {
     return block(int64_t(e.frames) * (c.grid() * c.grid() + c.prefix()), c.width, c.mlp) + pixels;
 }
 
-MemoryPlan plan(const Merv& m, const std::vector<Source>& sources, int64_t tokens) {
+// `weights`: bytes of each part.
+MemoryPlan plan(const Merv& m, const std::vector<std::pair<std::string, size_t>>& weights, int64_t tokens) {
     MemoryPlan p;
-    for (const Source& s : sources) p.rows.emplace_back("weights of " + s.what, bytes_of(s));
+    for (const auto& [what, bytes] : weights) p.rows.emplace_back("weights of " + what, bytes);
     const LlamaConfig& l = m.llm.config;
     const int64_t size = size_of(m.dtype());
     const int64_t length = std::min<int64_t>(m.visual_tokens() + tokens, l.max_positions);
@@ -83,7 +87,9 @@ void override_frames(MervConfig& c, const std::vector<int64_t>& frames) {
 void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& options) {
     Merv& merv = loaded.merv;
     merv.llm.dtype = options.dtype.value_or(default_dtype(stored_type(sources.back())));       // the language model's, which is last
-    require_memory(plan(merv, sources, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
+    std::vector<std::pair<std::string, size_t>> weights;
+    for (const Source& s : sources) weights.emplace_back(s.what, bytes_of(s));
+    require_memory(plan(merv, weights, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
     MemTag tag("weights");
     for (Source& s : sources) {
         load_strict(s.file, s.wanted, s.known_unused, s.what);
@@ -92,14 +98,76 @@ void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& 
     for (Encoder& e : merv.encoders) if (auto* vit = std::get_if<Vit>(&e.model)) vit->prepare();
 }
 
-Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
-    const std::string path = folder + "/tokenizer.model";
-    if (!exists(path))
-        fail(Exit::bad_weights, folder, ": no tokenizer.model", exists(folder + "/tokenizer.json") ? " (a tokenizer.json alone is not readable yet)" : "",
-             "; copy it from the language model's original folder");
-    Tokenizer t = Tokenizer::load(path);
+void require_rows(const Tokenizer& t, const LlamaConfig& llm, const std::string& path) {
     if (llm.vocab < t.size()) fail(Exit::bad_weights, path, ": ", t.size(), " pieces, but the language model has ", llm.vocab, " rows; they belong to different models");
+}
+Tokenizer load_tokenizer(const std::string& folder, const LlamaConfig& llm) {
+    const std::string model = folder + "/tokenizer.model", json = folder + "/tokenizer.json", &path = exists(model) || !exists(json) ? model : json;
+    if (!exists(path)) fail(Exit::bad_weights, folder, ": no tokenizer.model and no tokenizer.json; copy it from the language model's original folder");
+    Tokenizer t = Tokenizer::load(path);
+    require_rows(t, llm, path);
     return t;
+}
+// Of tokenizer_config.json: a text, or a list of named ones.
+std::string load_chat_template(const std::string& folder) {
+    const std::string path = folder + "/tokenizer_config.json";
+    if (!exists(path)) return "";
+    const Json config = read_json(path);
+    const Json text = config.is_object() ? config.value("chat_template", Json()) : Json();
+    if (text.is_string()) return text.get<std::string>();
+    if (text.is_array())
+        for (const Json& one : text)
+            if (one.is_object() && one.value("name", Json()) == "default" && one.value("template", Json()).is_string()) return one["template"].get<std::string>();
+    return "";
+}
+
+// ---- a GGUF file
+
+// As load_strict: nothing missing, nothing left over, every shape right.
+void bind_gguf(LoadedModel& loaded, const Gguf& file, const LoadOptions& options) {
+    Llama& llm = loaded.merv.llm;
+    std::set<std::string> left;
+    for (const auto& [name, entry] : file.tensors()) left.insert(name);
+    for (const char* unused : {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}) left.erase(unused);
+    std::string missing, misshapen;
+    size_t bytes = 0;
+    nn::for_each_parameter(llm, [&](const std::string& parameter, Tensor& t) {
+        const std::string name = gguf_name(parameter);
+        const auto found = file.tensors().find(name);
+        if (found == file.tensors().end()) missing += " " + name;
+        else if (Shape(found->second.shape) != t.shape()) misshapen += concat(" ", name, " ", Shape(found->second.shape), " instead of ", t.shape());
+        else bytes += file.bytes_read(name);
+        left.erase(name);
+    });
+    std::string unexpected;
+    for (const std::string& name : left) unexpected += " " + name;
+    auto list = [](const char* what, const std::string& names) { return names.empty() ? "" : concat("\n  ", what, ":", brief(names, 400)); };
+    if (!(missing + misshapen + unexpected).empty())
+        fail(Exit::bad_weights, file.path(), ": does not hold the language model its metadata describe", list("missing", missing), list("unexpected", unexpected), list("shapes that differ", misshapen));
+
+    const auto table = file.tensors().find("token_embd.weight");
+    llm.dtype = options.dtype.value_or(default_dtype(table != file.tensors().end() && table->second.dtype == "BF16" ? DType::bf16 : DType::f32));
+    require_memory(plan(loaded.merv, {{"the language model", bytes}}, options.tokens), "lower --max-tokens, or use a smaller model");
+    MemTag tag("weights");
+    const bool pairs = gguf_rotates_pairs(file);
+    nn::for_each_parameter(llm, [&](const std::string& parameter, Tensor& t) {
+        Tensor values = file.tensor(gguf_name(parameter));
+        if (pairs && parameter.find(".q_proj.") != parameter.npos) values = halves_from_pairs(values, llm.config.heads);
+        if (pairs && parameter.find(".k_proj.") != parameter.npos) values = halves_from_pairs(values, llm.config.kv_heads);
+        t.bind(values);
+        loaded.weight_bytes += t.bytes(), loaded.parameters += t.numel();
+    });
+}
+
+LoadedModel load_gguf(const std::string& path, const LoadOptions& options) {
+    const std::shared_ptr<Gguf> file = Gguf::open(path);
+    LoadedModel loaded;
+    loaded.merv = build({.llm = gguf_config(*file)});
+    loaded.merv.tokenizer = gguf_tokenizer(*file);
+    loaded.chat_template = file->text("tokenizer.chat_template", "");
+    require_rows(loaded.merv.tokenizer, loaded.merv.llm.config, path);
+    bind_gguf(loaded, *file, options);
+    return loaded;
 }
 
 }
@@ -194,14 +262,16 @@ Merv build(const MervParts& parts) {
 }
 
 LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
+    if (std::error_code ignored; folder.ends_with(".gguf") && fs::is_regular_file(folder, ignored)) return load_gguf(folder, options);
     require_folder(folder, "give a MERV folder (docs/model-folder.md)");
     LoadedModel loaded;
     Merv& m = loaded.merv;
     std::vector<Source> sources;                // they point into loaded.merv, which stays where it is
-    if (!exists(folder + "/llm") && exists(folder + "/tokenizer.model")) {      // a language model alone
+    if (!exists(folder + "/llm") && (exists(folder + "/tokenizer.model") || exists(folder + "/tokenizer.json"))) {      // a language model alone
         MervParts parts{.llm = read_llama_config(folder)};
         m = build(parts);
         m.tokenizer = load_tokenizer(folder, parts.llm);
+        loaded.chat_template = load_chat_template(folder);
         sources.push_back(llm_source(m.llm, Checkpoint::open(folder)));
         bind(loaded, sources, options);
         return loaded;

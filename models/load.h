@@ -1,5 +1,5 @@
-// A MERV folder (docs/model-folder.md) becomes a Merv: configs read, modules declared, memory checked, weights bound where
-// they lie in the mapped files. Every mistake in the folder is Error(Exit::bad_weights) naming the file.
+// A MERV folder (docs/model-folder.md), or a language model alone, becomes a Merv: configs read, modules declared, memory
+// checked, weights bound where they lie in the mapped files. Every mistake in them is Error(Exit::bad_weights) naming the file.
 #pragma once
 #include <optional>
 #include "models/merv.h"
@@ -30,10 +30,11 @@ struct LoadedModel {
     Merv merv;
     size_t weight_bytes = 0;
     int64_t parameters = 0;                     // read from the files, used or not
+    std::string chat_template;                  // the language model's own, where its files say one
 };
-// `folder` is a MERV folder, or a Hugging Face LLaMA folder alone (then there are no encoders). Throws Error(Exit::no_memory)
-// with a table before anything large is read.
-LoadedModel load_model(const std::string& folder, const LoadOptions& options = {});
+// `path` is a MERV folder, or a language model alone (then there are no encoders): a Hugging Face folder or a .gguf file.
+// Throws Error(Exit::no_memory) with a table before anything large is read.
+LoadedModel load_model(const std::string& path, const LoadOptions& options = {});
 
 // One checkpoint of a model, and the parameters it must bring; the others it may hold are known_unused.
 struct Source {

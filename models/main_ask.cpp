@@ -13,8 +13,10 @@
 #include "core/program.h"
 #include "core/rng.h"
 #include "core/version.h"
+#include "models/chat.h"
 #include "models/load.h"
 #include "models/prompt.h"
+#include "models/streamer.h"
 #include "weights/safetensors.h"
 
 using namespace merv;
@@ -31,34 +33,6 @@ std::string in_ms(double ms) {
     else std::snprintf(text, sizeof text, "%.1f s", ms / 1000);
     return text;
 }
-
-// Prints an answer as it grows, without the white space at its ends.
-class Streamer {
-  public:
-    explicit Streamer(const Tokenizer& t) : decoder_(t) {}
-    void add(int32_t id) { print(decoder_.add(id)); }
-    void finish() {
-        print(decoder_.finish());
-        std::fputs("\n", stdout);
-        std::fflush(stdout);
-    }
-
-  private:
-    void print(const std::string& text) {
-        pending_ += text;
-        const std::string_view now = strip(pending_);           // white space at the end waits for what follows
-        if (now.empty()) return;
-        const char *begin = begun_ ? pending_.data() : now.data(), *end = now.data() + now.size();
-        const std::string safe = printable({begin, size_t(end - begin)});
-        pending_.erase(0, size_t(end - pending_.data()));
-        begun_ = true;
-        std::fwrite(safe.data(), 1, safe.size(), stdout);
-        std::fflush(stdout);
-    }
-    StreamDecoder decoder_;
-    std::string pending_;
-    bool begun_ = false;
-};
 
 // Everything the flags ask to be shown about the stages on the way.
 class Report {
@@ -128,6 +102,14 @@ Sampling sampling(const Flags& flags) {
     return s;
 }
 
+// The format of the text around a question: the one of the MERV folder, or of a language model alone its chat template's.
+PromptBuilder builder_of(const LoadedModel& loaded) {
+    if (const std::string& id = loaded.merv.config.llm_backbone_id; !id.empty()) return builder_for(id);
+    const PromptBuilder builder = builder_for_template(loaded.chat_template);
+    if (builder == PromptBuilder::raw && !loaded.chat_template.empty()) warn("its chat template is not known here: the text is given to it as it is; --prompt-builder names a format");
+    return builder;
+}
+
 struct Question { std::string text; std::vector<int32_t> ids; };
 
 int ask(const Flags& flags) {
@@ -135,7 +117,9 @@ int ask(const Flags& flags) {
     if (flags.text("model").empty()) fail(Exit::usage, "-m DIR is missing: the model folder; `make demo` shows one that comes with this project");
     const std::string folder = flags.text("model"), video = flags.text("video"), image = flags.text("image");
     const std::vector<std::string> prompts = flags.texts("prompt");
-    if (prompts.empty()) fail(Exit::usage, "--prompt TEXT is missing: the question");
+    const bool chatting = prompts.empty();
+    if (chatting && !(isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))) fail(Exit::usage, "--prompt TEXT is missing: the question (only a terminal is asked for it)");
+    if (chatting && (flags.on("json") || flags.has("dump"))) fail(Exit::usage, "--json and --dump need --prompt TEXT: the question");
     if (flags.has("video") && flags.has("image")) fail(Exit::usage, "--video and --image exclude each other; give one of them");
     if ((flags.has("video") && video.empty()) || (flags.has("image") && image.empty())) fail(Exit::usage, "--video and --image need a file's name");
     const std::string dtype = flags.text("dtype");
@@ -160,7 +144,7 @@ int ask(const Flags& flags) {
     for (const std::string& p : prompts) longest = std::max(longest, p.size());
     const LoadedModel loaded = load_model(folder, {.num_frames = flags.has("num-frames") ? flags.integers("num-frames") : std::vector<int64_t>{},
                                                    .dtype = dtype == "auto" ? std::optional<DType>() : dtype == "bf16" ? DType::bf16 : DType::f32,
-                                                   .tokens = int64_t(std::min<size_t>(longest, 1 << 20)) + 256 + options.max_tokens, .vision = sees});
+                                                   .tokens = chatting ? kChatTokens : int64_t(std::min<size_t>(longest, 1 << 20)) + 256 + options.max_tokens, .vision = sees || chatting});
     const Merv& m = loaded.merv;
     const LlamaConfig& llm = m.llm.config;
     if (sees && m.encoders.empty()) fail(Exit::bad_weights, folder, ": a language model alone; it cannot see. Ask without --video and --image, or give a MERV folder");
@@ -169,19 +153,20 @@ int ask(const Flags& flags) {
     report.ms["load"] = ms_since(start);
     say("load     ", folder, ": ", loaded.parameters, " parameters, ", loaded.weight_bytes >> 20, " MiB, computed in ", name_of(m.dtype()), ", ", in_ms(report.ms["load"]));
 
-    // ---- the questions as tokens, exactly one BOS each
-    const int bos = llm.bos >= 0 ? llm.bos : m.tokenizer.bos();
-    if (bos < 0 || bos >= llm.vocab) fail(Exit::bad_weights, folder, ": neither the configs nor the tokenizer name a BOS token that the model has");
+    // ---- the questions as tokens, behind BOS where the tokenizer puts one
+    const int bos = !m.tokenizer.adds_bos() ? -1 : llm.bos >= 0 ? llm.bos : m.tokenizer.bos();
+    if (m.tokenizer.adds_bos() && (bos < 0 || bos >= llm.vocab)) fail(Exit::bad_weights, folder, ": neither the configs nor the tokenizer name a BOS token that the model has");
     options.stop = !llm.eos.empty() ? llm.eos : std::vector<int>{m.tokenizer.eos()};
-    const PromptBuilder builder = builder_name != "auto" ? parse_builder(builder_name) : m.config.llm_backbone_id.empty() ? PromptBuilder::raw : builder_for(m.config.llm_backbone_id);
+    const PromptBuilder builder = builder_name != "auto" ? parse_builder(builder_name) : builder_of(loaded);
     const int64_t visual_tokens = sees ? m.visual_tokens() : 0, most_text = m.encoders.empty() ? llm.max_positions : m.config.llm_max_length;
     std::vector<Question> questions;
     int64_t longest_ids = 0;
     for (const std::string& p : prompts) {
-        Question q{valid_utf8(wrap_question(builder, valid_utf8(p))), {bos}};
-        const std::vector<int32_t> text = m.tokenizer.encode(q.text);
-        q.ids.insert(q.ids.end(), text.begin(), text.end());
+        Question q{valid_utf8(wrap_question(builder, valid_utf8(p))), {}};
+        q.ids = m.tokenizer.encode(q.text);
+        if (bos >= 0) q.ids.insert(q.ids.begin(), bos);
         const int64_t n = int64_t(q.ids.size());
+        if (n == 0) fail(Exit::usage, "the prompt is empty, and this model's texts begin with nothing else: give a question");
         if (n > most_text) fail(Exit::usage, "the prompt has ", n, " tokens; this model reads at most ", most_text, ": shorten it");
         if (n + visual_tokens >= llm.max_positions)
             fail(Exit::usage, "the prompt has ", n, " tokens and the clip ", visual_tokens, "; the language model's context is ", llm.max_positions, ": shorten the prompt");
@@ -191,33 +176,41 @@ int ask(const Flags& flags) {
 
     // ---- the clip, once for all questions
     Clip clip;
-    Visual visual;
-    if (sees) {
-        start = Clock::now();
-        const std::string& path = video.empty() ? image : video;
-        clip = video.empty() ? still_clip(path, m.config.most_frames()) : read_clip(path, m.config.most_frames(), range);
+    auto look = [&](const std::string& path, bool is_video) {
+        if (m.encoders.empty()) fail(Exit::bad_data, folder, ": a language model alone; it cannot see");
+        const auto start = Clock::now();
+        clip = is_video ? read_clip(path, m.config.most_frames(), range) : still_clip(path, m.config.most_frames());
         report.ms["decode"] = ms_since(start);
         say("decode   ", path, ": ", clip.frames.dim(0), " of ", clip.total_frames, " frames, ", clip.frames.dim(2), "x", clip.frames.dim(1), ", ", in_ms(report.ms["decode"]));
         MemTag tag("activations");
         const double flip = Rng(options.sampling.seed, "lb-flip").uniform(0);
-        visual = m.see(clip, {.formula = formula == "paper" ? Fusion::Formula::paper : Fusion::Formula::code, .flip = flags.on("lb-flip") && flip < 0.5}, report.watcher());
+        Visual v = m.see(clip, {.formula = formula == "paper" ? Fusion::Formula::paper : Fusion::Formula::code, .flip = flags.on("lb-flip") && flip < 0.5}, report.watcher());
         clip.frames = {};
-        if (flags.on("show-fusion")) show_fusion(m, visual);
+        if (flags.on("show-fusion")) show_fusion(m, v);
+        return v;
+    };
+    Visual visual;
+    if (sees) visual = look(video.empty() ? image : video, !video.empty());
+    if (chatting) {
+        MemTag tag("activations");
+        return chat(m, sees ? std::optional(visual) : std::nullopt, {.builder = builder, .bos = bos, .generate = options, .look = look}), 0;
     }
 
-    // ---- BOS and the clip are prefilled once; each question then continues from there
+    // ---- the first token (BOS) and the clip are prefilled once; each question then continues from there
     MemTag tag("activations");
     KvCache cache = m.llm.cache(std::min<int64_t>(llm.max_positions, visual_tokens + longest_ids + options.max_tokens));
     const int64_t prefix = 1 + visual_tokens;
     int64_t prefilled = 0;
+    int32_t first = -1;
     Tensor prefix_hidden;
     Json answers = Json::array();
     for (const Question& q : questions) {
         start = Clock::now();
         const Tensor embeds = m.splice(q.ids, sees ? &visual : nullptr);
-        if (prefilled == 0) {
-            report.stage({"embeds", embeds, ms_since(start), "models/merv.cpp"});
+        if (prefilled == 0) report.stage({"embeds", embeds, ms_since(start), "models/merv.cpp"});
+        if (q.ids[0] != first) {
             start = Clock::now();
+            first = q.ids[0], cache.length = 0;
             prefix_hidden = m.llm.forward(embeds.slice(0, prefix), cache);
             prefilled += prefix;
         }
@@ -260,7 +253,7 @@ int ask(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-ask", "merv-ask -m DIR [--video FILE | --image FILE] --prompt TEXT [...]",
+    Flags flags("merv-ask", "merv-ask -m DIR [--video FILE | --image FILE] [--prompt TEXT] [...]",
                 {"model", "video", "image", "prompt", "prompt-builder", "num-frames", "clip-start", "clip-end", "end-frame", "frames-fps", "max-tokens", "temperature",
                  "top-k", "top-p", "min-p", "seed", "dtype", "device", "threads", "fusion", "lb-flip", "json", "dump", "show-fusion", "shapes"});
     return run_program(flags, argc, argv, [&] { return ask(flags); });

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "core/log.h"
 #include "core/rng.h"
+#include "models/load.h"
 #include "weights/safetensors.h"
 
 using namespace merv;
@@ -129,6 +130,24 @@ const std::string kPng("\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\
 
 // ---- answers
 
+TEST_CASE("merv-ask: --dtype bf16 computes in bf16; auto does where weights and machine have it") {
+    TempDir dir;
+    const Words words = {"-m", kModel, "--video", kClip, "--prompt", kQuestion, "-n", "1", "--json"};
+    const Json j = answer(words + Words{"--dtype", "bf16", "--dump", dir / "stages.safetensors"}).json();
+    EXPECT_EQ(j["dtype"], "bf16");
+    const auto dump = SafeTensors::open(dir / "stages.safetensors");
+    for (const auto& [name, entry] : dump->entries())
+        if (name.starts_with("features.") || name.starts_with("projected.") || name == "fused" || name == "embeds") EXPECT_EQ(entry.dtype, "BF16");
+    EXPECT_EQ(dump->entries().at("logits").dtype, "F32");
+    // some 60 roundings to 8 bits follow each other, most of independent sign: 2^-9 sqrt(60) is 2^-6
+    const double error = relative_error(dump->tensor("logits"), expected("nasa_jwst")->tensor("logits"));
+    EXPECT_MESSAGE(error < 0x1p-5, error);
+    EXPECT_MESSAGE(error > 0x1p-12, error);      // and f32 would be 2^-19
+    const bool native = kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16;
+    EXPECT_EQ(answer(words + Words{"--dtype", "auto"}).json()["dtype"], native ? "bf16" : "f32");      // merv-tiny's language model is bf16
+    EXPECT_EQ(answer(words + Words{"--dtype", "auto"}, "MERV_ISA=portable").json()["dtype"], "f32");
+}
+
 TEST_CASE("ask: text, ids, frames and fusion weights are PyTorch's") {
     expect_golden(baseline().json, "nasa_jwst");
 }
@@ -140,7 +159,7 @@ TEST_CASE("ask: --json prints one object of the documented form") {
         for (const auto& [name, value] : object.items()) names.push_back(name);
         return names;
     };
-    EXPECT(keys(j) == Words{"answers", "frame_indices", "fps", "fusion_weights", "ms", "memory", "counts", "versions"});
+    EXPECT(keys(j) == Words{"answers", "frame_indices", "fps", "dtype", "fusion_weights", "ms", "memory", "counts", "versions"});
     EXPECT(keys(j["answers"][0]) == Words{"prompt", "text", "tokens", "prompt_tokens"});
     EXPECT(keys(j["versions"]) == Words{"commit", "compiler", "isa", "ffmpeg"});
     EXPECT(keys(j["counts"]) == Words{"frames_encoded", "prefilled_tokens"});
@@ -406,6 +425,118 @@ TEST_CASE("ask: --fusion code and paper are their formulas") {
     expect_refused(ask(kAskClip + Words{"--fusion", "paper"}), Exit::usage, {"--fusion paper", "this model's has 56", "use --fusion code"});
 }
 
+// ---- a chat on a terminal
+
+namespace {
+const std::string kAsked = "> ";
+Words chat_words(const Words& more) { return Words{"-m", kModel, "-v", "-n", "12"} + more; }
+// The answer, and what -v says was computed for it.
+struct Said { std::string text; int read = 0, held = 0; };
+Said say_to(Terminal& t, const std::string& line) {
+    t.type(line + "\n");
+    const std::string all = t.until(kAsked);
+    Said said;
+    const size_t at = all.find("prefill ");
+    EXPECT_MESSAGE(at != all.npos, all);
+    if (at == all.npos) return said;
+    EXPECT_EQ(std::sscanf(all.c_str() + at, "prefill %d tokens, %d in the cache", &said.read, &said.held), 2);
+    said.text = all.substr(all.find('\n', at) + 1);
+    said.text.erase(said.text.size() - kAsked.size());
+    return said;
+}
+}
+
+TEST_CASE("chat: a terminal without --prompt asks; the clip and the dialogue stay in the cache") {
+    Terminal t(built("merv-ask"), chat_words({"--video", kClip}));
+    t.until(kAsked);
+    const Said first = say_to(t, kQuestion);
+    EXPECT_EQ(first.text, printable(answer({"-q", "-m", kModel, "--video", kClip, "--prompt", kQuestion, "-n", "12"}).out));
+    EXPECT_EQ(first.read, 601);                                     // BOS, the clip, the question
+    const Said second = say_to(t, "Why?");
+    EXPECT_LT(second.read, 30);                                     // the last token said, the end of the answer, the new question
+    EXPECT_EQ(second.held, first.held + 11 + second.read);
+    t.type("/clear\n");
+    t.until(kAsked);
+    const Said again = say_to(t, kQuestion);
+    EXPECT_EQ(again.text, first.text);
+    EXPECT_EQ(again.read, 24);                                      // BOS and the clip are still there
+    t.type("\4");
+    EXPECT_EQ(t.code(), 0);
+}
+
+TEST_CASE("chat: a second turn sees the first as one prompt of both would") {
+    Terminal t(built("merv-ask"), {"-m", golden("stories260k"), "-v", "-n", "5", "--prompt-builder", "raw"});
+    t.until(kAsked);
+    const Said first = say_to(t, "Once upon a time");
+    const Said second = say_to(t, "Tom");
+    const Json whole = answer({"-q", "-m", golden("stories260k"), "-n", "5", "--json", "--prompt-builder", "raw", "--prompt", "Once upon a time"}).json()["answers"][0];
+    // the second turn's tokens in a row with the first's, as a dump of one run would have them
+    const LoadedModel loaded = load_model(golden("stories260k"), {.dtype = DType::f32});
+    const Merv& m = loaded.merv;
+    std::vector<int32_t> ids = whole["prompt_tokens"].get<std::vector<int32_t>>();
+    for (int32_t id : whole["tokens"].get<std::vector<int32_t>>()) ids.push_back(id);
+    for (int32_t id : m.tokenizer.encode("Tom")) ids.push_back(id);
+    EXPECT_EQ(second.held, int(ids.size()));
+    NoGrad inference;
+    KvCache cache = m.llm.cache(64);
+    const Tensor hidden = m.llm.forward(m.llm.embed(ids), cache);
+    const Tensor last = m.llm.logits(hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
+    std::string text = m.tokenizer.decode(generate(m.llm, cache, last, {.max_tokens = 5, .sampling = {}, .stop = {2}}));
+    text.erase(0, text.find_first_not_of(" \n"));
+    EXPECT_EQ(second.text, text + "\n");
+    EXPECT_EQ(first.text, whole["text"].get<std::string>() + "\n");
+}
+
+TEST_CASE("chat: commands, what is wrong with them, and an end by Ctrl-D") {
+    TempDir dir;
+    write_file(dir / "white.png", kPng);
+    Terminal t(built("merv-ask"), chat_words({}));
+    t.until(kAsked);
+    auto reply = [&](const std::string& line) { return t.type(line + "\n"), t.until(kAsked); };
+    EXPECT(contains(reply("/help"), "/video FILE   look at another video"));
+    EXPECT(contains(reply("/frobnicate x"), "error: no command /frobnicate; /help lists the commands\n"));
+    EXPECT(contains(reply("/video"), "error: /video needs a file's name"));
+    EXPECT(contains(reply("/video /nowhere.mp4"), "error: /nowhere.mp4: no such file"));
+    EXPECT_EQ(reply(""), kAsked);
+    EXPECT_EQ(reply("   "), kAsked);
+    EXPECT_LT(say_to(t, "hi").read, 40);                            // no clip yet
+    EXPECT(contains(reply("/image " + dir / "white.png"), "encode   vivit"));
+    EXPECT_GT(say_to(t, "hi").read, 577);
+    EXPECT(contains(reply("/video " + kClip), "decode   " + kClip));
+    EXPECT_GT(say_to(t, "hi").read, 577);
+    EXPECT_GT(say_to(t, "h\xff\x1b[31m").held, 590);                // no control character is taken for anything
+    EXPECT(contains(reply(std::string(3000, 'a')), "; /clear begins anew"));
+    EXPECT_LT(say_to(t, "hi").read, 40);                            // nothing of it was kept
+    t.type("\4");
+    EXPECT_EQ(t.code(), 0);
+}
+
+TEST_CASE("chat: Ctrl-C stops an answer, or empties the line, and not the program") {
+    Terminal t(built("merv-ask"), {"-m", kModel, "-v", "-n", "1000", "--temp", "1"});
+    t.until(kAsked);
+    t.type("half a line\3");
+    t.until(kAsked);
+    t.type("hi\n");
+    t.until("in the cache\n");
+    t.type("\3");
+    t.until(kAsked);
+    t.type("/clear\n");
+    t.until(kAsked);
+    EXPECT_LT(say_to(t, "hi").read, 40);
+    t.type("\4");
+    EXPECT_EQ(t.code(), 0);
+    Terminal language(built("merv-ask"), {"-q", "-m", golden("stories260k")});
+    language.until(kAsked);
+    language.type("/video x.mp4\n");
+    EXPECT(contains(language.until(kAsked), "a language model alone; it cannot see"));
+}
+
+TEST_CASE("chat: --json and --dump are for prompts") {
+    Terminal t(built("merv-ask"), {"-m", kModel, "--json"});
+    EXPECT(contains(t.rest(), "--json and --dump need --prompt TEXT"));
+    EXPECT_EQ(t.code(), 2);
+}
+
 // ---- flags
 
 TEST_CASE("ask: --help, --version, --print-config, the environment") {
@@ -448,7 +579,7 @@ TEST_CASE("ask: bad usage is exit 2") {
     struct Case { Words args, parts; };
     for (const auto& [args, parts] : std::vector<Case>{
              {{}, {"-m DIR is missing"}},
-             {{"-m", kModel}, {"--prompt TEXT is missing"}},
+             {{"-m", kModel}, {"--prompt TEXT is missing: the question (only a terminal is asked for it)"}},
              {kAsk + Words{"--vidoe", "x"}, {"unknown flag --vidoe; did you mean --video?"}},
              {kAsk + Words{"-x"}, {"unknown flag -x", "--help"}},
              {kAsk + Words{"stray"}, {"unexpected argument 'stray'", "--help"}},
@@ -466,9 +597,9 @@ TEST_CASE("ask: bad usage is exit 2") {
              {kAsk + Words{"--seed", "1.5"}, {"--seed takes a whole number"}},
              {kAsk + Words{"--threads", "-1"}, {"--threads takes 0 to 4096"}},
              {kAsk + Words{"--json=maybe"}, {"--json takes true or false"}},
-             {kAsk + Words{"--prompt-builder", "gpt"}, {"--prompt-builder is pure, llama2-chat, vicuna or raw, not 'gpt'"}},
+             {kAsk + Words{"--prompt-builder", "gpt"}, {"--prompt-builder is pure, llama2-chat, vicuna, llama3.1-chat, qwen2.5-chat, smollm2-chat, chatml or raw, not 'gpt'"}},
              {kAsk + Words{"--fusion", "sum"}, {"--fusion takes code or paper, not 'sum'"}},
-             {kAsk + Words{"--dtype", "bf16"}, {"--dtype takes f32, not 'bf16'"}},
+             {kAsk + Words{"--dtype", "f16"}, {"--dtype takes auto, f32 or bf16, not 'f16'"}},
              {kAsk + Words{"--device", "gpu"}, {"--device takes auto or cpu, not 'gpu'"}},
              {kAskClip + Words{"--clip-start", "-1"}, {"--clip-start must not be negative"}},
              {kAskClip + Words{"--clip-end", "nan"}, {"--clip-end takes a number, not 'nan'"}},
@@ -576,7 +707,7 @@ TEST_CASE("ask: a folder that is no model, or lacks a part, is exit 4") {
     expect_bad_folder(without("model.safetensors"), {"model: holds neither model.safetensors nor model.safetensors.index.json"});
     expect_bad_folder(without("llm/model.safetensors"), {"llm: holds neither model.safetensors nor model.safetensors.index.json"});
     expect_bad_folder(without("llm/config.json"), {"llm/config.json: no such file"});
-    expect_bad_folder(without("llm/tokenizer.model"), {"llm: no tokenizer.model; copy it from the language model's original folder"});
+    expect_bad_folder(without("llm/tokenizer.model"), {"llm: no tokenizer.model and no tokenizer.json; copy it from the language model's original folder"});
     expect_bad_folder([](const Model& m) { write_file(m / "llm/tokenizer.model", "\n\x05\n\x03" "abc"); }, {"llm/tokenizer.model: "});
     expect_bad_folder([](const Model& m) { write_file(m / "llm/tokenizer.model", ""); }, {"llm/tokenizer.model: "});
     expect_bad_folder([](const Model& m) { fs::remove(m / "llm/tokenizer.model"), fs::create_directory(m / "llm/tokenizer.model"); }, {"llm/tokenizer.model: "});

@@ -72,7 +72,7 @@ TEST_CASE("merv config: wrong types and missing keys") {
 TEST_CASE("merv config: choices, those to come and those unknown") {
     EXPECT_EQ(merv_refusal("feature_fusion", "\"concat\""), "F: feature_fusion is \"concat\", which is not supported yet; the choices are cross_attention_avg_lq, first");
     EXPECT_REFUSED(merv_refusal("feature_fusion", "\"mean\""), "is \"mean\", which is unknown; the choices are cross_attention_avg_lq, first");
-    EXPECT_REFUSED(merv_refusal("llm_backbone_id", "\"qwen2.5-3b-instruct\""), "not supported yet; the choices are llama2-7b-pure,");
+    EXPECT_REFUSED(merv_refusal("llm_backbone_id", "\"qwen3-4b\""), "is unknown; the choices are llama2-7b-pure,");
     EXPECT_REFUSED(merv_refusal("llm_backbone_id", "\"gpt-2\""), "unknown; the choices are llama2-7b-pure,");
     EXPECT_REFUSED(merv_refusal("image_resize_strategy", "\"letterbox\""), "goes with resize-naive only");
     EXPECT_REFUSED(merv_refusal("video_backbone_ids", "[\"hiera-base-plus-video\"]"), "not supported yet; the choices are languagebind-video-noclass, dinov2");
@@ -187,6 +187,9 @@ TEST_CASE("llama config: LLaMA-2's, and rope scaling") {
     EXPECT_FALSE(c.tied);
     EXPECT_EQ(parse_llama_config(with(llama2, "num_key_value_heads", ""), "F").kv_heads, 32);
     EXPECT_EQ(parse_llama_config(with(llama2, "head_dim", "64"), "F").head_dim, 64);
+    const LlamaConfig biased = parse_llama_config(with(llama2, "attention_bias", "true"), "F"), qwen2 = parse_llama_config(with(llama2, "model_type", "\"qwen2\""), "F");
+    EXPECT_FALSE((c.qkv_bias || c.o_bias || qwen2.o_bias));
+    EXPECT((biased.qkv_bias && biased.o_bias && qwen2.qkv_bias));
     const std::string scaling = R"({"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"})";
     for (const char* key : {"rope_scaling", "rope_parameters"}) {
         const LlamaConfig l = parse_llama_config(with(with(llama2, key, scaling), "rope_theta", "500000.0"), "F");
@@ -204,7 +207,8 @@ TEST_CASE("llama config: LLaMA-2's, and rope scaling") {
     EXPECT_REFUSED(wrong("num_key_value_heads", "5"), "num_key_value_heads is 5; it must divide num_attention_heads, 32");
     EXPECT_REFUSED(wrong("num_attention_heads", "16"), "a head has 256 dimensions; a multiple of 4, at most 128, is supported");
     EXPECT_REFUSED(wrong("head_dim", "66"), "head_dim is 66; a multiple of 4");
-    EXPECT_REFUSED(wrong("attention_bias", "true"), "attention with biases is not supported yet");
+    EXPECT_REFUSED(wrong("mlp_bias", "true"), "an MLP with biases is not supported yet");
+    EXPECT_REFUSED(wrong("use_sliding_window", "true"), "attention in a sliding window is not supported yet");
     EXPECT_REFUSED(wrong("hidden_act", "\"gelu\""), "not supported yet; the choices are silu");
     EXPECT_REFUSED(wrong("model_type", "\"mistral\""), "model_type is \"mistral\", which is unknown");
     EXPECT_REFUSED(wrong("rms_norm_eps", "\"1e-5\""), "rms_norm_eps is \"1e-5\"; a number from 0 to 1 is expected");

@@ -67,7 +67,7 @@ void compare(const Merv& m, const Clip& clip, const std::string& name) {
 }
 
 const Merv& tiny() {
-    static const LoadedModel loaded = load_model(golden("merv-tiny"));
+    static const LoadedModel loaded = load_model(golden("merv-tiny"), {.dtype = DType::f32});
     return loaded.merv;
 }
 

@@ -157,6 +157,28 @@ TEST_CASE("LLaMA with grouped heads and tied embeddings equals the reference") {
     }
 }
 
+TEST_CASE("LLaMA-3, Qwen2 and LLaMA with biases and linear scaling equal transformers") {     // tests/golden/llm.py
+    for (const char* name : {"llama3_tiny", "qwen2_tiny", "llama_linear_tiny"}) {
+        const Vectors v(name);
+        const LlamaConfig c = parse_llama_config(v.file->metadata().at("config"), name);
+        Llama llm(c);
+        v.bind_all(llm);
+        EXPECT_EQ(nn::count_parameters(llm) + v["test.logits"].numel() + v["test.input_ids"].numel(), [&] {
+            int64_t n = 0;
+            for (const auto& [name, entry] : v.file->entries()) n += Shape(entry.shape).numel();
+            return n;
+        }());
+        const Tensor ids = v["test.input_ids"];
+        KvCache cache = llm.cache(ids.numel());
+        NoGrad inference;
+        expect_close(name, llm.logits(llm.forward(llm.embed(std::span(ids.data<int32_t>(), size_t(ids.numel()))), cache)), v["test.logits"], kRounding);
+    }
+    const LlamaConfig llama3 = parse_llama_config(Vectors("llama3_tiny").file->metadata().at("config"), "llama3_tiny");
+    EXPECT_EQ(llama3.head_dim, 16);
+    EXPECT(llama3.tied);
+    EXPECT(llama3.eos == std::vector<int>{91, 93, 94});
+}
+
 TEST_CASE("rope frequencies: llama3 scaling") {     // Llama-3.2-1B, values computed with the reference's formula (encoders.md 5)
     LlamaConfig c;
     c.head_dim = 64, c.theta = 5e5, c.rope_type = "llama3", c.rope_factor = 32, c.low_freq_factor = 1, c.high_freq_factor = 4, c.original_max_positions = 8192;
@@ -236,7 +258,7 @@ TEST_CASE("mixing with a query as wide as the model: one in_proj_weight, and the
 }
 
 TEST_CASE("stories260K writes its story, token by token") {
-    LoadedModel loaded = load_model(golden("stories260k"));
+    LoadedModel loaded = load_model(golden("stories260k"), {.dtype = DType::f32});
     const Merv& m = loaded.merv;
     KvCache cache = m.llm.cache(512);
     const int32_t bos = m.tokenizer.bos();
@@ -257,7 +279,7 @@ TEST_CASE("stories260K writes its story, token by token") {
 }
 
 TEST_CASE("LLaMA: the whole prefill, in pieces, and token by token give equal bits") {
-    LoadedModel loaded = load_model(golden("stories260k"));
+    LoadedModel loaded = load_model(golden("stories260k"), {.dtype = DType::f32});
     const Llama& llm = loaded.merv.llm;
     std::vector<int32_t> ids;
     for (int i = 0; i < 150; i++) ids.push_back((i * 37 + 5) % 512);

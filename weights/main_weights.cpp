@@ -13,6 +13,7 @@
 #include "models/random.h"
 #include "weights/checkpoint.h"
 #include "weights/file.h"
+#include "weights/gguf.h"
 #include "weights/hash.h"
 #include "weights/hub.h"
 
@@ -109,16 +110,23 @@ void print_metadata(const std::map<std::string, std::string>& metadata) {
     for (const auto& [key, value] : metadata) std::printf("metadata  %s: %s\n", one_line(brief(key)).c_str(), one_line(brief(value)).c_str());
 }
 
-int inspect_files(const Checkpoint& file, const std::string& path, bool list, bool json) {
-    const Contents all = contents(file);
-    if (json) return print_json({{"path", path}, {"metadata", file.metadata()}, {"file", all.json(list)}});
-    print_metadata(file.metadata());
+int inspect_contents(const Contents& all, const std::map<std::string, std::string>& metadata, const std::string& path, bool list, bool json) {
+    if (json) return print_json({{"path", path}, {"metadata", metadata}, {"file", all.json(list)}});
+    print_metadata(metadata);
     Table table("<<<>");
     if (list) all.list(table);
     table.print();
     std::printf("%s%s tensors  %s elements  %s bytes (%s)  %s\n", list ? "\n" : "", grouped(all.tensors.size()).c_str(), grouped(all.elements).c_str(),
                 grouped(all.bytes).c_str(), in_units(double(all.bytes)).c_str(), all.dtype_text().c_str());
     return 0;
+}
+
+int inspect_files(const Checkpoint& file, const std::string& path, bool list, bool json) { return inspect_contents(contents(file), file.metadata(), path, list, json); }
+int inspect_gguf(const std::string& path, bool json) {
+    const auto file = Gguf::open(path);
+    Contents all;
+    for (const auto& [name, entry] : file->tensors()) all.add(name, entry);
+    return inspect_contents(all, file->metadata(), path, true, json);
 }
 
 // The model that the settings of a MERV folder describe, as the reference makes it: timm's encoders at the size they run with.
@@ -175,6 +183,7 @@ std::string existing(const Flags& flags, size_t i, const char* command) {
 int inspect(const Flags& flags) {
     const std::string path = existing(flags, 0, "inspect");
     const bool list = flags.on("verbose"), json = flags.on("json");
+    if (!fs::is_directory(path) && path.ends_with(".gguf")) return inspect_gguf(path, json);
     if (!fs::is_directory(path)) return inspect_files(Checkpoint::open(path), path, true, json);
     if (is_merv_folder(path)) return inspect_merv(path, list, json);
     return inspect_files(Checkpoint::open(path), path, list, json);
@@ -299,9 +308,9 @@ int random(const Flags& flags) {
         if (error) fail(Exit::runtime, out, ": cannot be written: ", error.message());
         const std::string source = concat("merv-weights random --config ", name, " --dtype ", type, " --seed ", flags.integer("seed"));
         for (const Planned& f : files) write_random(f, out, seed, source);
-        if (!tokenizer.empty()) write_text(out + "/llm/tokenizer.model", tokenizer);
+        if (!tokenizer.empty()) write_text(out + (flags.text("tokenizer").ends_with(".json") ? "/llm/tokenizer.json" : "/llm/tokenizer.model"), tokenizer);
         for (const auto& [path, text] : p.texts) write_text(out + "/" + path, text);
-        if (!fs::exists(out + "/llm/tokenizer.model", error)) warn(out, "/llm has no tokenizer.model; copy the language model's there, or give --tokenizer FILE");
+        if (!fs::exists(out + "/llm/tokenizer.model", error) && !fs::exists(out + "/llm/tokenizer.json", error)) warn(out, "/llm has no tokenizer.model; copy the language model's there, or give --tokenizer FILE");
     }
     if (flags.on("json")) return print_json({{"config", name}, {"dtype", type}, {"seed", flags.integer("seed")}, {"parts", rows}, {"parameters", parameters}, {"bytes", bytes}});
     table.print();

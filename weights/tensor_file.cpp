@@ -19,13 +19,6 @@ const KnownDType* known(const std::string& dtype) {
     return nullptr;
 }
 
-// Exact: an f16 is an f32 with a shorter exponent. Multiplying by 2^112 moves the exponent and normalises subnormals;
-// infinities and NaNs get their all-ones exponent back.
-float widen(uint16_t h) {
-    const float scaled = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | ((h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u) | uint32_t(h & 0x8000) << 16);
-}
-
 template <class T> T load(const std::byte* at) {        // files promise no alignment
     T v;
     std::memcpy(&v, at, sizeof v);
@@ -53,6 +46,13 @@ class MemoryFile final : public TensorFile {
 
 }
 
+// Exact: an f16 is an f32 with a shorter exponent. Multiplying by 2^112 moves the exponent and normalises subnormals;
+// infinities and NaNs get their all-ones exponent back.
+float from_f16(uint16_t h) {
+    const float scaled = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | ((h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u) | uint32_t(h & 0x8000) << 16);
+}
+
 bool is_float_dtype(const std::string& dtype) {
     const KnownDType* d = known(dtype);
     return d && d->is_float;
@@ -64,7 +64,7 @@ size_t dtype_bytes(const std::string& dtype) {
 
 void convert_floats(const std::string& from, const std::byte* in, int64_t count, DType to, std::byte* out) {
     auto f32 = [](const std::byte* p, int64_t i) { return load<float>(p + 4 * i); };
-    auto f16 = [](const std::byte* p, int64_t i) { return widen(load<uint16_t>(p + 2 * i)); };
+    auto f16 = [](const std::byte* p, int64_t i) { return from_f16(load<uint16_t>(p + 2 * i)); };
     auto b16 = [](const std::byte* p, int64_t i) { return std::bit_cast<float>(uint32_t(load<uint16_t>(p + 2 * i)) << 16); };
     if (from == (to == DType::f32 ? "F32" : "BF16")) {         // the bits of a NaN too
         if (count) std::memcpy(out, in, size_t(count) * size_t(size_of(to)));

@@ -18,6 +18,7 @@ struct TensorEntry {
     std::vector<int64_t> shape;                 // at most Shape::max_rank dimensions
     size_t begin = 0, end = 0;                  // bytes: safetensors counts them from the end of the header, others from 0
 };
+float from_f16(uint16_t bits);                  // exact
 bool is_float_dtype(const std::string& dtype);  // F64, F32, F16, BF16, F8_*; the others are integers, BOOL or complex
 size_t dtype_bytes(const std::string& dtype);   // of one element; 0: no such dtype
 

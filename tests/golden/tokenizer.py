@@ -22,6 +22,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import jinja2
 import sentencepiece
 import torch
 from transformers import LlamaTokenizerFast
@@ -153,12 +154,46 @@ def small_models():
     return out
 
 
+# The chat template that SmolLM2's tokenizer_config.json and GGUF files carry, and the same without a system prompt.
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SMOLLM2 = CHATML.replace(
+    "messages %}",
+    "messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}",
+    1,
+)
+
+
+class Template:
+    """A chat template with the reference builders' methods."""
+
+    def __init__(self, text):
+        self.template = jinja2.Environment(keep_trailing_newline=True).from_string(text)
+        self.messages = []
+
+    def add_turn(self, role, message):
+        before = self.get_prompt()
+        if not self.messages and before == "":  # the system prompt is no part of the turn
+            before = self.template.render(messages=[{"role": "user", "content": ""}]).removesuffix("<|im_start|>user\n<|im_end|>\n")
+        self.messages.append({"role": {"human": "user", "gpt": "assistant"}[role], "content": message})
+        assert self.get_prompt().startswith(before)
+        return self.get_prompt()[len(before) :]
+
+    def get_prompt(self):
+        return self.template.render(messages=self.messages, add_generation_prompt=bool(self.messages) and self.messages[-1]["role"] == "user")
+
+
 def prompts(reference):
     for name in ["merv", "merv.models", "merv.models.backbones", "merv.models.backbones.llm"]:  # so that nothing but the builders is imported
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(reference / name.replace(".", "/"))]
     builders = importlib.import_module("merv.models.backbones.llm.prompting")
-    classes = {"pure": builders.PurePromptBuilder, "llama2-chat": builders.LLaMa2ChatPromptBuilder, "vicuna": builders.VicunaV15ChatPromptBuilder}
+    classes = {"pure": builders.PurePromptBuilder, "llama2-chat": builders.LLaMa2ChatPromptBuilder, "vicuna": builders.VicunaV15ChatPromptBuilder,
+               "llama3.1-chat": builders.LLaMa31PromptBuilder, "qwen2.5-chat": builders.Qwen2PromptBuilder,
+               "smollm2-chat": lambda _: Template(SMOLLM2), "chatml": lambda _: Template(CHATML)}  # fmt: skip
     conversations = [
         ["What is happening in the video?"], [""], ["   "], ["<image>"], ["<image>\nWhat is this?"], ["<video>\nWhat is this?"],
          ["a <image> b<image>"], ["<ima<image>ge> x"], ["  <image>  padded \n\t"],

@@ -3,12 +3,12 @@
 #include <cstdlib>
 #include "core/check.h"
 #include "core/log.h"
-#include "models/tokenizer.h"
+#include "models/sentencepiece.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     try {
         const auto bytes = std::as_bytes(std::span(data, size));
-        const merv::Tokenizer t = merv::Tokenizer::parse(bytes, "fuzz");
+        const merv::SentencePiece t = merv::SentencePiece::parse(bytes, "fuzz");
         const std::string_view text(reinterpret_cast<const char*>(data), size < 500 ? size : 500);
         for (const auto& ids : {t.encode(text), t.encode_plain(text)}) {
             for (int32_t id : ids) if (id < 0 || id >= t.size()) std::abort();

@@ -10,7 +10,7 @@
 #include <sstream>
 #include "core/log.h"
 #include "core/rng.h"
-#include "models/tokenizer.h"
+#include "models/sentencepiece.h"
 
 using namespace merv;
 using json = nlohmann::json;
@@ -24,7 +24,7 @@ std::string slurp(const std::string& path) {
     return {std::istreambuf_iterator<char>(in), {}};
 }
 json read_json(const std::string& path) { return json::parse(slurp(path)); }
-Tokenizer parse(const std::string& bytes) { return Tokenizer::parse(std::as_bytes(std::span(bytes)), "t.model"); }
+SentencePiece parse(const std::string& bytes) { return SentencePiece::parse(std::as_bytes(std::span(bytes)), "t.model"); }
 const std::string kTok512 = "merv-tiny/llm/tokenizer.model";
 
 // Writes a model: nested messages are strings.
@@ -59,7 +59,7 @@ std::string error_of(const std::string& bytes) {
 }
 
 TEST_CASE("tokenizer: tok512 encodes as SentencePiece and as the fast tokenizer") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     EXPECT_EQ(t.size(), 512);
     EXPECT_EQ(t.unknown(), 0);
     EXPECT_EQ(t.bos(), 1);
@@ -74,7 +74,7 @@ TEST_CASE("tokenizer: tok512 encodes as SentencePiece and as the fast tokenizer"
 }
 
 TEST_CASE("tokenizer: broken UTF-8 becomes U+FFFD, byte by byte") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     const json golden = read_json(test::golden("tokenizer_tok512.json"));
     for (const auto& c : golden["broken"]) {
         const auto hex = c["hex"].get<std::string>();
@@ -87,7 +87,7 @@ TEST_CASE("tokenizer: broken UTF-8 becomes U+FFFD, byte by byte") {
 }
 
 TEST_CASE("tokenizer: ids decode as the fast tokenizer decodes them") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     const json golden = read_json(test::golden("tokenizer_tok512.json"));
     for (const auto& c : golden["decode"]) {
         CAPTURE(c.dump());
@@ -109,7 +109,7 @@ TEST_CASE("tokenizer: ties and settings, on small models full of equal scores") 
             bits = bits << 6 | uint32_t(std::string_view("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/").find(c));
             if ((n += 6) >= 8) n -= 8, bytes += char(bits >> n);
         }
-        const Tokenizer t = parse(bytes);
+        const SentencePiece t = parse(bytes);
         for (const auto& c : m["encode"]) {
             const auto text = c["text"].get<std::string>();
             CAPTURE(text);
@@ -124,7 +124,7 @@ TEST_CASE("tokenizer: ties and settings, on small models full of equal scores") 
 TEST_CASE("tokenizer: LLaMA-2, 637 texts") {
     const std::string model = test::shared("data/llm/tokenizer.model"), vectors = test::shared("data/vectors/tokenizer_llama2_llama3.json");
     if (model.empty() || vectors.empty()) return;
-    const Tokenizer t = Tokenizer::load(model);
+    const SentencePiece t = SentencePiece::load(model);
     EXPECT_EQ(t.size(), 32000);
     int cases = 0;
     for (const auto& c : read_json(vectors)) {
@@ -144,7 +144,7 @@ TEST_CASE("tokenizer: LLaMA-2, 637 texts") {
 TEST_CASE("tokenizer: LLaMA-2, llama.cpp's vocabulary tests") {
     const std::string model = test::shared("data/llm/tokenizer.model"), inputs = test::shared("data/vocab/ggml-vocab-llama-spm.gguf.inp");
     if (model.empty() || inputs.empty()) return;
-    const Tokenizer t = Tokenizer::load(model);
+    const SentencePiece t = SentencePiece::load(model);
     const std::string all = slurp(inputs), mark = "\n__ggml_vocab_test__\n";
     std::ifstream expected(test::shared("data/vocab/ggml-vocab-llama-spm.gguf.out"));
     int cases = 0;
@@ -161,7 +161,7 @@ TEST_CASE("tokenizer: LLaMA-2, llama.cpp's vocabulary tests") {
 }
 
 TEST_CASE("tokenizer: a stream gives decode's text and holds back only what is uncertain") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     const Rng rng(7, "test ids");
     for (uint64_t round = 0, draw = 0; round < 2000; round++) {
         Ids ids;
@@ -172,7 +172,7 @@ TEST_CASE("tokenizer: a stream gives decode's text and holds back only what is u
             if (b[0] % 4 == 0) for (char c : smile.substr(b[1] % 2, 1 + b[2] % 4)) ids.push_back(3 + static_cast<unsigned char>(c));
             else ids.push_back(b[0] % 4 == 1 ? 3 + int32_t(b[1] % 256) : int32_t(b[1] % 520));
         }
-        StreamDecoder stream(t);
+        SentencePiece::Stream stream(t);
         std::string text;
         bool pending = false;                   // the last visible piece was a byte
         for (size_t i = 0; i < ids.size(); i++) {
@@ -188,9 +188,9 @@ TEST_CASE("tokenizer: a stream gives decode's text and holds back only what is u
 }
 
 TEST_CASE("tokenizer: a byte run streams when it ends or breaks") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     auto streamed = [&](const Ids& ids) {
-        StreamDecoder s(t);
+        SentencePiece::Stream s(t);
         std::vector<std::string> out;
         for (int32_t id : ids) out.push_back(s.add(id));
         out.push_back(s.finish());
@@ -204,14 +204,14 @@ TEST_CASE("tokenizer: a byte run streams when it ends or breaks") {
     EXPECT(streamed({b + 0xc3, b + 0xa9, b + 0xff, b + 'x', letter}) == Texts{"", "", bad + bad + bad, bad, a, ""});
     EXPECT(streamed({b + 0xc3, t.eos(), 600, b + 0xa9}) == Texts{"", "", "", "", "\xC3\xA9"});
     EXPECT(streamed({b + 0xe2, b + 0x82}) == Texts{"", "", bad + bad});
-    StreamDecoder again(t);
+    SentencePiece::Stream again(t);
     const int32_t space = t.encode("a").front();                // starts with the dummy prefix
     const std::string first = again.add(space) + again.finish();
     EXPECT_EQ(again.add(space) + again.finish(), first);         // finish() starts anew
 }
 
 TEST_CASE("tokenizer: a megabyte of text takes well under a few seconds") {
-    const Tokenizer t = Tokenizer::load(test::golden(kTok512));
+    const SentencePiece t = SentencePiece::load(test::golden(kTok512));
     std::string words;
     while (words.size() < 1 << 20) words += "once upon a time there was a girl named Lily ";
     const auto start = std::chrono::steady_clock::now();
@@ -291,7 +291,7 @@ TEST_CASE("tokenizer: every cut and every flipped byte of a model is an error or
         if (i % 3 == 0) bytes.resize(b[0] % bytes.size());
         else bytes[b[0] % bytes.size()] = char(b[1]);
         try {
-            const Tokenizer t = parse(bytes);
+            const SentencePiece t = parse(bytes);
             const std::string text = t.decode(t.encode("Once upon <s> a time \xff"));
             EXPECT(valid_utf8(text) == text);
         } catch (const Error& e) {
@@ -304,6 +304,6 @@ TEST_CASE("tokenizer: every cut and every flipped byte of a model is an error or
 
 TEST_CASE("tokenizer: a file that is absent or a folder is told") {
     test::TempDir dir;
-    EXPECT_THROWS_WITH_AS(Tokenizer::load(dir / "tokenizer.model"), doctest::Contains("tokenizer.model: is missing; the LLM's folder needs"), Error);
-    EXPECT_THROWS_WITH_AS(Tokenizer::load(dir.path.string()), doctest::Contains("cannot be read"), Error);
+    EXPECT_THROWS_WITH_AS(SentencePiece::load(dir / "tokenizer.model"), doctest::Contains("tokenizer.model: is missing; the LLM's folder needs"), Error);
+    EXPECT_THROWS_WITH_AS(SentencePiece::load(dir.path.string()), doctest::Contains("cannot be read"), Error);
 }
