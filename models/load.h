@@ -18,7 +18,7 @@ struct MervParts {                              // everything that decides shape
 Merv build(const MervParts& parts);             // declared, without values
 
 struct LoadOptions {
-    std::vector<int64_t> num_frames;            // replaces the folder's; one for all, or one per encoder
+    std::vector<int64_t> num_frames = {};       // replaces the folder's; one for all, or one per encoder
     std::optional<DType> dtype = {};            // of activations, f32 or bf16; none: default_dtype()
     int64_t tokens = 0;                         // text and answer tokens the caller plans for (memory)
     bool vision = true;                         // false: the encoders are not needed and not opened
