@@ -79,7 +79,7 @@ link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@
 $(B)/core/version.o: CPPFLAGS += -DMERV_COMMIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
 $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
--include $(shell find $(B) -name '*.d' -not -path '*-*/*' 2>/dev/null)
+-include $(shell find $(B) -name '*.d' $(if $(SAN),,-not -path '*-*/*') 2>/dev/null)
 
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
 FUZZ_FLAGS := -std=c++20 -O1 -g -I. -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas

@@ -127,9 +127,18 @@ std::vector<Case> block_cases(const Sizes& s, DType dtype) {
         Tape::current().backward(forward(in), dy);
     };
     const Merv declared = built(s.config, dtype);
+    const LlamaConfig& l = declared.llm.config;
     const VitConfig v = std::get<Vit>(declared.encoders[1].model).config;
+    const double N = double(s.tokens);
     const int64_t F = declared.encoders[1].frames, tokens = v.grid() * v.grid() + v.prefix();
     return {
+        {"block", "llama layer", concat(s.tokens, "x", l.width), dtype, 0, 3 * llama_layer_flops(l, N, N * (N + 1) / 2), [=] {
+            auto layer = std::make_shared<LlamaLayer>(l);
+            fill(*layer, dtype), trains(*layer);
+            const Tensor x = hidden(s.tokens, l.width, dtype).reshape({1, s.tokens, l.width});
+            const auto [cos, sin] = rope_tables(l, s.tokens);
+            return [=, cos = cos, sin = sin] { step([&](const Tensor& in) { return (*layer)(in, cos, sin); }, x, x); };
+        }},
         {"block", "vit-l block", concat(F, "x", tokens, "x", v.width), dtype, 0, 3 * block_flops(double(F), double(tokens), v.width, v.mlp), [=] {
             auto block = std::make_shared<VitBlock>(v);
             fill(*block, dtype), trains(*block);

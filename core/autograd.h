@@ -9,7 +9,7 @@ namespace merv {
 
 class Tape {
   public:
-    using Backward = std::function<void(const Tensor& dy)>;
+    using Backward = std::function<void(Tensor dy)>;            // dy may be overwritten if it is unique()
     static Tape& current();                     // of this thread
     void record(const char* op, Slot out, Backward backward) { nodes_.push_back({op, std::move(out), std::move(backward)}); }
     void mark(std::function<void()> passed);    // called when backward passes this point
@@ -20,6 +20,7 @@ class Tape {
 
   private:
     friend Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
+    void run(const Slot& from, Tensor dy);
     struct Node { const char* op; Slot out; Backward backward; };       // out is null for a mark
     std::vector<Node> nodes_;
 };
@@ -42,7 +43,7 @@ bool wants_grad(std::initializer_list<const Tensor*> inputs);
 // empty `backward` marks an op that has no gradient; a backward pass that reaches it throws and names it.
 Tensor record(const char* op, Tensor y, std::initializer_list<const Tensor*> inputs, Tape::Backward backward = {});
 
-// y = f(x), keeping x alone: backward runs f again. Parameters inside f get their gradients.
+// y = f(x), keeping x alone: backward runs f again. Parameters inside f get their gradients. If nothing wants one, this is f(x).
 Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
 }

@@ -30,6 +30,13 @@ Ledger& ledger() {
     return *l;
 }
 
+// Exactly `bytes`, never zero: an out-of-bounds access is seen by AddressSanitizer at the first byte.
+std::byte* take(size_t bytes, const char* tag) {
+    void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
+    if (!p) fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag);
+    return static_cast<std::byte*>(p);
+}
+
 }
 
 Storage::Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<const void> keep)
@@ -38,10 +45,7 @@ Storage::Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<c
 }
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
-    // exactly `bytes`, never zero: an out-of-bounds access is seen by AddressSanitizer at the first byte
-    void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
-    if (!p) fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", current_tag);
-    return std::shared_ptr<Storage>(new Storage(static_cast<std::byte*>(p), bytes, device, nullptr));
+    return std::shared_ptr<Storage>(new Storage(take(bytes, current_tag), bytes, device, nullptr));
 }
 
 std::shared_ptr<Storage> Storage::closed(size_t bytes, Device device) {
@@ -52,10 +56,18 @@ std::shared_ptr<Storage> Storage::borrow(std::byte* data, size_t bytes, std::sha
     return std::shared_ptr<Storage>(new Storage(data, bytes, Device::cpu, std::move(keep)));
 }
 
-Storage::~Storage() {
+Storage::~Storage() { drop(); }
+
+void Storage::drop() {
     if (!data_) return;
     if (!keep_) ::operator delete(data_, std::align_val_t{64});
+    data_ = nullptr;
     ledger().unbook(tag_, bytes_);
+}
+void Storage::restore() {
+    if (data_) return;
+    data_ = take(bytes_, tag_);
+    ledger().book(tag_, bytes_);
 }
 
 MemTag::MemTag(const char* name) : saved_(current_tag) { current_tag = name; }

@@ -25,6 +25,8 @@ class Storage {
     std::byte* data() const { return data_; }
     size_t bytes() const { return bytes_; }
     Device device() const { return device_; }
+    void drop();                                // gives owned bytes back; whoever holds this keeps it, but using it throws
+    void restore();                             // until they are replaced; contents undefined
 
   private:
     Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<const void> keep);

@@ -42,7 +42,8 @@ class Tensor;
 struct GradSlot {
     Shape shape;                                // of the tensor; its reshaped views share the slot
     std::shared_ptr<Tensor> grad = nullptr;     // null until the first contribution
-    void add(const Tensor& g);                  // keeps the first as it is; sums in place once nobody else holds it
+    bool own = false;                           // grad is a sum made for this slot (nn::grad_buffer), always added to in place
+    void add(const Tensor& g);                  // else the first is kept as it is, and added to once nobody else holds it
 };
 using Slot = std::shared_ptr<GradSlot>;         // null: no gradient wanted
 
@@ -67,7 +68,7 @@ class Tensor {
     template <class T> T* data() const {
         if (!storage_) return nullptr;
         CHECK(dtype_of<T>() == dtype_, "data<", name_of(dtype_of<T>()), ">() on ", describe());
-        CHECK(storage_->data(), describe(), " is used before its values were loaded");
+        CHECK(storage_->data(), describe(), " is used before its values were loaded, or after they were dropped");
         return reinterpret_cast<T*>(storage_->data() + offset_);
     }
     std::byte* raw() const { return storage_ && storage_->data() ? storage_->data() + offset_ : nullptr; }
@@ -78,6 +79,9 @@ class Tensor {
     void bind(const Tensor& values);                        // a declared tensor takes these bytes (and their dtype); same shape
 
     bool unique() const { return storage_.use_count() == 1; }      // nobody else holds these bytes
+    bool shares(const Tensor& t) const { return storage_ == t.storage_; }
+    void drop() const { storage_->drop(); }                 // the bytes of every handle (core/storage.h), for recomputation
+    void restore() const { storage_->restore(); }
     const Slot& slot() const { return slot_; }
     bool needs_grad() const { return slot_ != nullptr; }
     Tensor& set_needs_grad(bool on = true) { slot_ = on ? std::make_shared<GradSlot>(GradSlot{shape_}) : nullptr; return *this; }

@@ -8,7 +8,8 @@
 //   dx = dz w                     dw += dz^T x
 //
 // x, y, gate, residual and their gradients are of one type, f32 or bf16; w, bias and scale f32 or bf16; gradients of
-// parameters f32. Everything between the product and y is f32.
+// parameters f32. Everything between the product and y is f32, except that an act reads z rounded to their type, which is what
+// backward has of it.
 //
 // Order of sums: a left fold over chunks of 256 units of the summed dimension, each a left fold of fused multiply-adds from
 // zero; a unit is one f32, or two bf16 when both factors are bf16 (the second is added first). So a row of y does not depend
@@ -29,7 +30,7 @@ enum class Act {
 
 struct LinearFwd {
     Tensor y;                                   // out: (M, N)
-    Tensor z = {};                              // out, optional: (M, N), what backward needs when there is an act, gate or scale
+    Tensor z = {};                              // out, optional: (M, N), what backward needs when there is an act, gate or trained scale
     Tensor x, w;                                // (M, K); (N, K)
     Tensor bias = {};                           // (N)
     Act act = Act::none;
@@ -37,8 +38,13 @@ struct LinearFwd {
     Tensor scale = {};                          // (N)
     Tensor residual = {};                       // (M, N); may be y itself
 };
+struct LinearRefill {                           // y = act(z) gate, the same bits as forward's, from what backward keeps
+    Tensor y;                                   // out: (M, N)
+    Tensor z, gate = {};                        // (M, N)
+    Act act = Act::none;
+};
 struct LinearEpilogueBwd {
-    Tensor dz = {}, dgate = {};                 // out: (M, N), or none
+    Tensor dz = {}, dgate = {};                 // out: (M, N), or none; dz may be dy
     Tensor dscale = {}, dbias = {};             // added to: (N) f32, or none
     Tensor dy;                                  // (M, N)
     Tensor z = {}, gate = {}, scale = {};       // as forward's
@@ -53,6 +59,7 @@ struct LinearWeightBwd {
     Tensor dz, x;                               // (M, N); (M, K)
 };
 inline void linear(const LinearFwd& a) { cpu::run(a); }
+inline void linear_refill(const LinearRefill& a) { cpu::run(a); }
 inline void linear(const LinearEpilogueBwd& a) { cpu::run(a); }
 inline void linear(const LinearInputBwd& a) { cpu::run(a); }
 inline void linear(const LinearWeightBwd& a) { cpu::run(a); }

@@ -8,10 +8,10 @@
 namespace merv::kernels {
 
 struct RopeFwd {
-    Tensor y;                                   // out: (N, H, D); may be x
-    Tensor x;                                   // (N, H, D) f32 or bf16, as y
+    Tensor y;                                   // out: (.., N, H, D); may be x
+    Tensor x;                                   // (.., N, H, D) f32 or bf16, as y: sequences of N rows
     Tensor cos, sin;                            // (P, D/2) f32: one row per position
-    int64_t start = 0;                          // row n has position start + n
+    int64_t start = 0;                          // row n of a sequence has position start + n
     bool inverse = false;
 };
 inline void rope(const RopeFwd& a) { cpu::run(a); }

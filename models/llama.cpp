@@ -9,19 +9,21 @@ LlamaLayer::LlamaLayer(const LlamaConfig& c)
       v(c.width, int64_t(c.kv_heads) * c.head_dim, c.qkv_bias), o(int64_t(c.heads) * c.head_dim, c.width, c.o_bias), gate(c.width, c.mlp, false),
       up(c.width, c.mlp, false), down(c.mlp, c.width, false), heads(c.heads), kv_heads(c.kv_heads), head_dim(c.head_dim) {}
 
-Tensor LlamaLayer::operator()(const Tensor& x, KvCache& cache, size_t layer) const {
-    const int64_t N = x.dim(0), start = cache.length, end = start + N;
-    const Tensor n = input_norm(x);                                                                     // (N, C)
-    const Tensor rq = nn::rope(q(n).reshape({N, heads, head_dim}), cache.cos, cache.sin, start);        // (N, H, D)
-    const Tensor rk = nn::rope(k(n).reshape({N, kv_heads, head_dim}), cache.cos, cache.sin, start);     // (N, Hkv, D)
-    cache.k[layer].slice(start, end).copy_from(rk.reshape({N, int64_t(kv_heads) * head_dim}));
-    cache.v[layer].slice(start, end).copy_from(v(n));
-    const Tensor a = nn::attention({.q = rq.reshape({N, int64_t(heads) * head_dim}), .k = cache.k[layer], .v = cache.v[layer],
-                                    .queries = nn::Layout::contiguous(1, N), .keys = nn::Layout::contiguous(1, end),
-                                    .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (N, H D)
-    const Tensor h = o(a, {.residual = x});                                                             // (N, C)
-    const Tensor m = post_norm(h);                                                                      // (N, C)
-    return down(gate(m, {.act = nn::Act::silu, .gate = up(m)}), {.residual = h});                       // (N, C)
+Tensor LlamaLayer::operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache, size_t layer) const {
+    const int64_t B = x.dim(0), N = x.dim(1), start = cache ? cache->length : 0, kv_width = int64_t(kv_heads) * head_dim;
+    const Tensor n = input_norm(x);                                                                     // (B, N, C)
+    const Tensor rq = nn::rope(q(n).reshape({B, N, heads, head_dim}), cos, sin, start).reshape({B * N, int64_t(heads) * head_dim});
+    Tensor rk = nn::rope(k(n).reshape({B, N, kv_heads, head_dim}), cos, sin, start).reshape({B * N, kv_width}), rv = v(n).reshape({B * N, kv_width});
+    if (cache) {
+        CHECK(B == 1 && !rk.needs_grad() && !rv.needs_grad(), "llama: a cache holds one sequence and passes no gradient on");
+        cache->k[layer].slice(start, start + N).copy_from(rk), cache->v[layer].slice(start, start + N).copy_from(rv);
+        rk = cache->k[layer], rv = cache->v[layer];
+    }
+    const Tensor a = nn::attention({.q = rq, .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
+                                    .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (B N, H D)
+    const Tensor h = o(a.reshape({B, N, int64_t(heads) * head_dim}), {.residual = x});                  // (B, N, C)
+    const Tensor m = post_norm(h);                                                                      // (B, N, C)
+    return down(gate(m, {.act = nn::Act::silu, .gate = up(m)}), {.residual = h});                       // (B, N, C)
 }
 
 Llama::Llama(const LlamaConfig& c) : config(c), embed_tokens(Tensor::declare({c.vocab, c.width})), layers(size_t(c.layers)), norm(c.width, c.eps) {
@@ -45,10 +47,28 @@ Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::embedding(e
 Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
     CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),
           "llama: input ", embeds, " at position ", cache.length, " of ", cache.capacity());
-    Tensor x = embeds;                                                                                  // (N, C)
-    for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, cache, i);
-    cache.length += x.dim(0);
+    Tensor x = embeds.reshape({1, embeds.dim(0), embeds.dim(1)});                                       // (1, N, C)
+    for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, cache.cos, cache.sin, &cache, i);
+    cache.length += embeds.dim(0);
+    return x.reshape(embeds.shape());
+}
+
+Tensor Llama::forward(const Tensor& embeds) const {
+    CHECK(embeds.shape().rank() == 3 && embeds.dim(2) == config.width, "llama: input ", embeds);
+    const auto [cos, sin] = rope_tables(config, embeds.dim(1));
+    Tensor x = embeds;
+    for (const LlamaLayer& l : layers) x = nn::run_unit(x, [layer = &l, cos = cos, sin = sin](const Tensor& h) { return (*layer)(h, cos, sin); });
     return x;
+}
+
+Tensor Llama::loss(const Tensor& hidden, std::span<const int32_t> labels, int64_t count) const {
+    const int64_t B = hidden.dim(0), N = hidden.dim(1);
+    CHECK(int64_t(labels.size()) == B * N, "llama: ", labels.size(), " labels for ", hidden);
+    std::vector<int32_t> rows, wanted;
+    for (int64_t i = 0; i + 1 < B * N; i++)
+        if ((i + 1) % N && labels[size_t(i + 1)] != nn::kIgnore) rows.push_back(int32_t(i)), wanted.push_back(labels[size_t(i + 1)]);
+    const Tensor asked = norm(nn::gather_rows(hidden.reshape({B * N, config.width}), from_ints(rows)));         // (labels, C)
+    return nn::linear_cross_entropy(asked, lm_head ? lm_head.weight : embed_tokens, from_ints(wanted), count);
 }
 
 Tensor Llama::logits(const Tensor& hidden) const {

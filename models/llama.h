@@ -7,6 +7,7 @@
 #include "models/config.h"
 #include "models/sampling.h"
 #include "nn/layers.h"
+#include "nn/unit.h"
 
 namespace merv {
 
@@ -24,7 +25,8 @@ struct LlamaLayer {
     int heads = 0, kv_heads = 0, head_dim = 0;
     LlamaLayer() = default;
     LlamaLayer(const LlamaConfig&);
-    Tensor operator()(const Tensor& x, KvCache& cache, size_t layer) const;     // (N, C) -> (N, C), appended to the cache
+    // (B, N, C) -> (B, N, C): B sequences from position 0; or with a cache one, at the positions that follow it, appended to it.
+    Tensor operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache = nullptr, size_t layer = 0) const;
     void visit(auto&& f) {
         f("self_attn.q_proj", q), f("self_attn.k_proj", k), f("self_attn.v_proj", v), f("self_attn.o_proj", o);
         f("mlp.gate_proj", gate), f("mlp.up_proj", up), f("mlp.down_proj", down);
@@ -45,7 +47,11 @@ struct Llama {
     KvCache cache(int64_t capacity) const;
     Tensor embed(std::span<const int32_t> ids) const;           // (N, C)
     Tensor forward(const Tensor& x, KvCache& cache) const;      // (N, C) -> (N, C); positions follow on from the cache
+    Tensor forward(const Tensor& x) const;                      // (B, N, C) -> (B, N, C): whole sequences from position 0, for training
     Tensor logits(const Tensor& hidden) const;                  // (N, C) -> (N, V) f32: final norm and head, for the rows that are needed
+    // Cross-entropy of hidden (B, N, C) against labels (B N), kIgnore where nothing is to be learnt: position i is asked for the
+    // label of i + 1. The mean over labels, or their sum divided by `count`. The head runs on the rows that have a label.
+    Tensor loss(const Tensor& hidden, std::span<const int32_t> labels, int64_t count = 0) const;
     void visit(auto&& f) { f("model.embed_tokens.weight", embed_tokens), f("model.layers", layers), f("model.norm", norm), f("lm_head", lm_head); }
 };
 

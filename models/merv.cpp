@@ -82,9 +82,9 @@ Tensor Fusion::weights(const std::vector<Tensor>& x, Formula formula) const {
                          "), this model's is ", W, "; use --fusion code");
         q = query;
     } else {
-        const Tensor wq = in_proj ? in_proj.slice(0, W) : q_proj, wk = in_proj ? in_proj.slice(W, 2 * W) : k_proj;
-        q = nn::linear(from_floats(to_floats(query), {1, W}), wq, in_bias.slice(0, W));         // (1, W)
-        k = nn::linear(k, wk, in_bias.slice(W, 2 * W));                                         // (B E, W)
+        const Tensor wq = in_proj ? nn::slice_rows(in_proj, 0, W) : q_proj, wk = in_proj ? nn::slice_rows(in_proj, W, 2 * W) : k_proj;
+        q = nn::linear(nn::embedding(query, from_ints(std::array{0}), DType::f32), wq, nn::slice_rows(in_bias, 0, W));     // (1, W)
+        k = nn::linear(k, wk, nn::slice_rows(in_bias, W, 2 * W));                               // (B E, W)
     }
     return nn::softmax_rows(nn::linear(k, q, {}).reshape({B, E}), 1.0f / std::sqrt(float(W)));  // (B, E)
 }
@@ -133,7 +133,10 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
         Timer encoding;
         Tensor features = e.features(shown);                                                    // (F or distinct, N, C)
         visual.frames_encoded.push_back(shown.values.dim(0));
-        if (e.per_frame && distinct.size() < grid.size()) features = select_frames(features, back);
+        if (e.per_frame && distinct.size() < grid.size()) {
+            const int64_t N = features.dim(1), C = features.dim(2);
+            features = nn::gather_rows(features.reshape({features.dim(0), N * C}), from_ints(back)).reshape({int64_t(back.size()), N, C});
+        }
         watch("features." + e.name, features.reshape({features.dim(0) * features.dim(1), features.dim(2)}), encoding.ms(),
               std::holds_alternative<Vit>(e.model) ? "models/vit.cpp" : "models/vivit.cpp");
 
@@ -155,14 +158,43 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
     return visual;
 }
 
+namespace {
+
+// Where a sample's rows go in (B, N, D): the text around the visual tokens, which come behind BOS.
+struct Places { std::vector<int32_t> text, visual; };
+Places places(int64_t first, int64_t ids, int64_t visual) {
+    Places p;
+    for (int64_t i = 0; i < ids; i++) p.text.push_back(int32_t(first + i + (i > 0 ? visual : 0)));
+    for (int64_t i = 0; i < visual; i++) p.visual.push_back(int32_t(first + 1 + i));
+    return p;
+}
+int64_t length(size_t ids, const Visual* visual) { return int64_t(ids) + (visual ? visual->tokens.dim(0) : 0); }
+
+}
+
 Tensor Merv::splice(std::span<const int32_t> ids, const Visual* visual) const {
     const Tensor text = llm.embed(ids);                                                         // (N, D)
     if (!visual) return text;
-    const int32_t L = int32_t(visual->tokens.dim(0)), N = int32_t(ids.size());
-    std::vector<int32_t> text_rows{0}, visual_rows;
-    for (int32_t i = 1; i < N; i++) text_rows.push_back(L + i);
-    for (int32_t i = 1; i <= L; i++) visual_rows.push_back(i);
-    return nn::scatter_rows(L + N, {{text, from_ints(text_rows)}, {visual->tokens, from_ints(visual_rows)}});     // (L + N, D)
+    const Places p = places(0, text.dim(0), visual->tokens.dim(0));
+    return nn::scatter_rows(length(ids.size(), visual), {{text, from_ints(p.text)}, {visual->tokens, from_ints(p.visual)}});      // (L + N, D)
+}
+
+Tensor Merv::loss(std::span<const Sample> samples, int64_t count) const {
+    const int64_t B = int64_t(samples.size());
+    int64_t N = 0;
+    for (const Sample& s : samples) N = std::max(N, length(s.ids.size(), s.visual));
+    std::vector<int32_t> ids, rows, labels(size_t(B * N), nn::kIgnore);
+    std::vector<std::pair<Tensor, Tensor>> parts;
+    for (int64_t b = 0; b < B; b++) {
+        const Sample& s = samples[size_t(b)];
+        CHECK(!s.ids.empty() && s.labels.size() == s.ids.size(), "merv: ", s.labels.size(), " labels for ", s.ids.size(), " ids");
+        const Places p = places(b * N, int64_t(s.ids.size()), s.visual ? s.visual->tokens.dim(0) : 0);
+        for (size_t i = 0; i < s.ids.size(); i++) labels[size_t(p.text[i])] = s.labels[i];
+        ids.insert(ids.end(), s.ids.begin(), s.ids.end()), rows.insert(rows.end(), p.text.begin(), p.text.end());
+        if (s.visual) parts.emplace_back(s.visual->tokens, from_ints(p.visual));
+    }
+    parts.emplace_back(llm.embed(ids), from_ints(rows));
+    return llm.loss(llm.forward(nn::scatter_rows(B * N, parts).reshape({B, N, llm.config.width})), labels, count);
 }
 
 }

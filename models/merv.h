@@ -74,7 +74,7 @@ struct Watcher {
     void operator()(const std::string& name, const Tensor& value, double ms, const char* source) const { if (on_stage) on_stage({name, value, ms, source}); }
 };
 
-struct Visual {
+struct Visual {                                 // gradients flow through tokens to whatever was trained of their making
     Tensor tokens;                              // (L, D)
     std::vector<float> weights;                 // per encoder; empty without fusion
     std::vector<int64_t> frames_encoded;        // per encoder
@@ -95,6 +95,11 @@ struct Merv {
 
     // [BOS, visual tokens, rest of the text]: (L + ids, D). Without a visual just the text.
     Tensor splice(std::span<const int32_t> ids, const Visual* visual) const;
+
+    // What training minimises: the cross-entropy of the samples' labels, their mean or their sum divided by `count`. Shorter
+    // samples are padded on the right with rows that no token before them sees.
+    struct Sample { std::vector<int32_t> ids, labels; const Visual* visual = nullptr; };       // a label per id, kIgnore where nothing is learnt
+    Tensor loss(std::span<const Sample> samples, int64_t count = 0) const;
 
     // What model.safetensors holds; the encoders and the language model have folders of their own.
     void visit(auto&& f) { f("projectors", projectors), f("feature_fusion", fusion); }

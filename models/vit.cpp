@@ -90,14 +90,15 @@ void Vit::prepare() { positions_ = resample_positions(pos_embed, config.position
 
 Tensor Vit::tokens(const nn::Pixels& frames, int depth) const {
     CHECK(frames.values.dim(2) == config.image && frames.values.dim(3) == config.image, "vit: frames ", frames.values, " for an image size of ", config.image);
+    const Tensor positions = pos_embed.needs_grad() ? resample_positions(pos_embed, config.position_for_prefix ? config.prefix() : 0, config.position_grid, config.grid()) : positions_;
     Tensor x = nn::patchify(frames, config.patch);                      // (F, P, 3pp)
     x = nn::linear(x, patch_embed.weight.reshape({config.width, x.dim(2)}), patch_embed.bias);     // (F, P, C)
-    if (!config.position_for_prefix) x = nn::add_rows(x, positions_);
+    if (!config.position_for_prefix) x = nn::add_rows(x, positions);
     if (config.registers) x = nn::prepend_tokens(x, reg_token);
     if (config.class_token) x = nn::prepend_tokens(x, cls_token.reshape({1, config.width}));       // (F, prefix + P, C)
-    if (config.position_for_prefix) x = nn::add_rows(x, positions_);
+    if (config.position_for_prefix) x = nn::add_rows(x, positions);
     if (config.pre_norm) x = pre_norm(x);
-    for (int i = 0; i < depth; i++) x = blocks[size_t(i)](x);
+    for (int i = 0; i < depth; i++) x = nn::run_unit(x, [block = &blocks[size_t(i)]](const Tensor& h) { return (*block)(h); });
     return x;
 }
 Tensor Vit::features(const nn::Pixels& frames) const { return nn::drop_tokens(tokens(frames, config.depth - 1), config.prefix()); }
@@ -107,14 +108,14 @@ bool Vit::uses(const std::string& p) const {
     return !p.starts_with(last) && !p.starts_with("attn_pool.") && !p.starts_with("norm.") && !p.starts_with("post_layernorm.");
 }
 
-Tensor resample_positions(const Tensor& table, int prefix, int grid, int side) {
-    const int64_t C = table.dim(-1);
-    CHECK(table.rows() == prefix + int64_t(grid) * grid, "resample_positions: table ", table, " for a grid of ", grid);
-    if (grid == side) return table.reshape({table.rows(), C});
+namespace {
+
+// One axis of the resampling, as torch's aten/native/cpu/UpSampleKernel.cpp computes its weights, float arithmetic as there.
+struct Taps { int begin; std::vector<float> weights; };
+std::vector<Taps> resample_taps(int grid, int side) {
     const float scale = float(grid) / float(side), support = scale >= 1 ? 2 * scale : 2.0f, inverse = scale >= 1 ? 1 / scale : 1.0f;
-    struct Taps { int begin; std::vector<float> weights; };
     std::vector<Taps> taps;
-    for (int i = 0; i < side; i++) {            // torch's aten/native/cpu/UpSampleKernel.cpp, float arithmetic as there
+    for (int i = 0; i < side; i++) {
         const float center = scale * (float(i) + 0.5f);
         const int begin = std::max(int(center - support + 0.5f), 0), end = std::min(int(center + support + 0.5f), grid);
         Taps t{begin, {}};
@@ -127,25 +128,43 @@ Tensor resample_positions(const Tensor& table, int prefix, int grid, int side) {
         for (float& w : t.weights) w /= total;
         taps.push_back(std::move(t));
     }
-    const std::vector<float> from = to_floats(table);
-    std::vector<float> rows(size_t(int64_t(grid) * side * C)), out(from.begin(), from.begin() + prefix * C);
-    for (int y = 0; y < grid; y++)              // along x, then along y, in f32
-        for (int x = 0; x < side; x++)
-            for (int64_t c = 0; c < C; c++) {
-                float s = 0;
-                for (size_t j = 0; j < taps[size_t(x)].weights.size(); j++)
-                    s += taps[size_t(x)].weights[j] * from[size_t((prefix + int64_t(y) * grid + taps[size_t(x)].begin + int64_t(j)) * C + c)];
-                rows[size_t((int64_t(y) * side + x) * C + c)] = s;
+    return taps;
+}
+
+// to[o][i][c] += sum of weight(i, j) from[o][j][c] over the taps j of i; transposed, to[o][j][c] += weight(i, j) from[o][i][c]
+std::vector<float> resample_axis(const std::vector<float>& from, const std::vector<Taps>& taps, int64_t outer, int64_t grid, int64_t C, bool transposed) {
+    const int64_t side = int64_t(taps.size()), to_n = transposed ? grid : side, from_n = transposed ? side : grid;
+    std::vector<float> to(size_t(outer * to_n * C), 0.0f);
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < side; i++)
+            for (size_t t = 0; t < taps[size_t(i)].weights.size(); t++) {
+                const int64_t j = taps[size_t(i)].begin + int64_t(t);
+                const float w = taps[size_t(i)].weights[t], *x = &from[size_t((o * from_n + (transposed ? i : j)) * C)];
+                float* y = &to[size_t((o * to_n + (transposed ? j : i)) * C)];
+                for (int64_t c = 0; c < C; c++) y[c] += w * x[c];
             }
-    for (int y = 0; y < side; y++)
-        for (int x = 0; x < side; x++)
-            for (int64_t c = 0; c < C; c++) {
-                float s = 0;
-                for (size_t j = 0; j < taps[size_t(y)].weights.size(); j++)
-                    s += taps[size_t(y)].weights[j] * rows[size_t(((taps[size_t(y)].begin + int64_t(j)) * side + x) * C + c)];
-                out.push_back(s);
-            }
-    return from_floats(out, {prefix + int64_t(side) * side, C}, table.dtype());
+    return to;
+}
+
+}
+
+Tensor resample_positions(const Tensor& table, int prefix, int grid, int side) {
+    const int64_t C = table.dim(-1), kept = prefix * C;
+    CHECK(table.rows() == prefix + int64_t(grid) * grid, "resample_positions: table ", table, " for a grid of ", grid);
+    if (grid == side) return table.reshape({table.rows(), C});
+    const std::vector<Taps> taps = resample_taps(grid, side);
+    const std::vector<float> all = to_floats(table);
+    const std::vector<float> rows = resample_axis({all.begin() + kept, all.end()}, taps, grid, grid, C, false);       // along x, then along y, in f32
+    std::vector<float> out = resample_axis(rows, taps, 1, grid, side * C, false);
+    out.insert(out.begin(), all.begin(), all.begin() + kept);
+    return record("resample_positions", from_floats(out, {prefix + int64_t(side) * side, C}, table.dtype()), {&table}, [=](const Tensor& dy) {
+        const std::vector<float> d = to_floats(dy);
+        const std::vector<float> columns = resample_axis({d.begin() + kept, d.end()}, taps, 1, grid, side * C, true);
+        const std::vector<float> dx = resample_axis(columns, taps, grid, grid, C, true);
+        float* sum = nn::grad_buffer(table).data<float>();
+        for (int64_t i = 0; i < kept; i++) sum[i] += d[size_t(i)];
+        for (size_t i = 0; i < dx.size(); i++) sum[size_t(kept) + i] += dx[i];
+    });
 }
 
 }

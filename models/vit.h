@@ -9,6 +9,7 @@
 #pragma once
 #include "models/config.h"
 #include "nn/layers.h"
+#include "nn/unit.h"
 
 namespace merv {
 
@@ -80,7 +81,7 @@ struct Vit {
 
     Vit() = default;
     explicit Vit(const VitConfig&);
-    void prepare();                             // after loading: the position table at the run's grid
+    void prepare();                             // after loading: the position table at the run's grid, unless it is trained
 
     Tensor tokens(const nn::Pixels& frames, int depth) const;   // (F, 3, S, S) -> (F, prefix + P, C) after `depth` blocks
     Tensor features(const nn::Pixels& frames) const;            // (F, P, C)

@@ -30,7 +30,7 @@ Tensor Vivit::tokens(const nn::Pixels& frames) const {
     x = nn::linear(x, tubelet_embed.weight.reshape({config.width, x.dim(2)}), tubelet_embed.bias);  // (B T/t, YX, C)
     x = nn::prepend_tokens(x.reshape({B, x.dim(0) / B * x.dim(1), config.width}), cls_token);       // (B, 1 + P, C)
     x = nn::add_rows(x, positions);
-    for (const VivitLayer& l : layers) x = l(x);
+    for (const VivitLayer& l : layers) x = nn::run_unit(x, [&l](const Tensor& h) { return l(h); });
     return norm(x);                                                                                 // (B, 1 + P, C)
 }
 Tensor Vivit::features(const nn::Pixels& frames) const {

@@ -3,6 +3,7 @@
 #pragma once
 #include "models/config.h"
 #include "nn/layers.h"
+#include "nn/unit.h"
 
 namespace merv {
 

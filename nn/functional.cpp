@@ -4,8 +4,10 @@
 #include "kernels/norm.h"
 #include "kernels/patchify.h"
 #include "kernels/pool.h"
+#include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "kernels/rows.h"
+#include "nn/unit.h"
 
 namespace merv::nn {
 namespace {
@@ -31,11 +33,18 @@ void give(const Slot& slot, const Tensor& gradient) { if (slot) slot->add(gradie
 
 Tensor grad_buffer(const Tensor& p) {
     if (!p || !p.needs_grad()) return {};
-    if (!p.slot()->grad) {
+    GradSlot& slot = *p.slot();
+    if (!slot.grad) {
         MemTag tag("gradients");
-        p.slot()->grad = std::make_shared<Tensor>(zeros(p.slot()->shape));
+        slot.grad = std::make_shared<Tensor>(zeros(slot.shape));
+    } else if (!slot.own) {                     // a contribution by add(), which somebody else may hold
+        MemTag tag("gradients");
+        const Tensor sum(slot.shape);
+        kernels::convert({.y = sum, .x = *slot.grad});
+        *slot.grad = sum;
     }
-    return p.slot()->grad->reshape(p.shape());
+    slot.own = true;
+    return slot.grad->reshape(p.shape());
 }
 
 Tensor add(const Tensor& a, const Tensor& b) {
@@ -64,23 +73,27 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Linear
     CHECK(!e.gate || (e.gate.shape() == y.shape() && e.gate.dtype() == y.dtype()), "linear: y ", y, ", gate ", e.gate);
     CHECK(!e.residual || (e.residual.numel() == y.numel() && e.residual.dtype() == y.dtype()), "linear: y ", y, ", residual ", e.residual);
     const bool plain = e.act == Act::none && !e.gate && !e.scale, recorded = wants_grad({&x, &w, &bias, &e.gate, &e.scale, &e.residual});
-    const Tensor z = recorded && !plain ? empty_like(y) : Tensor();
+    const bool reads_z = e.act != Act::none || (e.gate && e.gate.needs_grad()) || (e.scale && e.scale.needs_grad());
+    const Tensor z = recorded && reads_z ? empty_like(y) : Tensor();
     kernels::linear({.y = y, .z = z, .x = x, .w = w, .bias = bias, .act = e.act, .gate = e.gate, .scale = e.scale, .residual = e.residual});
     if (!recorded) return y;
+    if (e.act != Act::none && !e.scale && !e.residual)
+        can_refill(y, [z, gate = e.gate.detach(), act = e.act](const Tensor& y) { kernels::linear_refill({.y = y, .z = z, .gate = gate, .act = act}); });
     const Tensor kept = w.needs_grad() ? x.detach() : Tensor();             // the input is read for dw alone
     return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual},
                   [kept, w, bias, z, act = e.act, gate = e.gate, scale = e.scale, plain, x_shape = x.shape(), dx_slot = x.slot(), dr_slot = e.residual ? e.residual.slot() : Slot(),
-                   r_shape = e.residual ? e.residual.shape() : Shape()](const Tensor& dy) {
+                   r_shape = e.residual ? e.residual.shape() : Shape()](Tensor dy) {
         if (dr_slot) dr_slot->add(dy.reshape(r_shape));
-        const bool wants_dz = dx_slot || kept;
-        const Tensor dz = plain ? dy : wants_dz ? empty_like(dy) : Tensor(), dgate = gate && gate.needs_grad() ? empty_like(gate) : Tensor();
+        const bool wants_dz = dx_slot || kept, reuse = plain || dy.unique();    // dz may take dy's place
+        const Tensor dz = reuse ? dy : wants_dz ? empty_like(dy) : Tensor(), dgate = gate && gate.needs_grad() ? empty_like(gate) : Tensor();
         const Tensor dscale = grad_buffer(scale), dbias = grad_buffer(bias);
         if (!plain || dbias)
             kernels::linear({.dz = plain ? Tensor() : dz, .dgate = dgate, .dscale = dscale, .dbias = dbias, .dy = dy, .z = z, .gate = gate, .scale = scale, .act = act});
+        dy = {};
         if (dgate) gate.slot()->add(dgate);
         if (kept) kernels::linear({.dw = grad_buffer(w), .dz = dz, .x = kept});
         if (dx_slot) {
-            const Tensor dx(x_shape, dy.dtype());
+            const Tensor dx(x_shape, dz.dtype());
             kernels::linear({.dx = dx, .dz = dz, .w = w});
             dx_slot->add(dx);
         }
@@ -91,6 +104,8 @@ Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
     CHECK(is_float(x) && is_vector(w, x.dim(-1)) && is_vector(b, x.dim(-1)), "layernorm: x ", x, ", w ", w, ", b ", b);
     Tensor y = empty_like(x);
     kernels::layernorm({.y = y, .x = x, .w = w, .b = b, .eps = eps});
+    if (wants_grad({&x, &w, &b}))
+        can_refill(y, [x = x.detach(), w, b, eps](const Tensor& y) { kernels::layernorm({.y = y, .x = x, .w = w, .b = b, .eps = eps}); });
     return record("layernorm", y, {&x, &w, &b}, [x = x.detach(), slot = x.slot(), w, b, eps](const Tensor& dy) {
         const Tensor dx = slot ? empty_like(x) : Tensor();
         kernels::layernorm({.dx = dx, .dw = grad_buffer(w), .db = grad_buffer(b), .dy = dy, .x = x, .w = w, .eps = eps});
@@ -101,6 +116,7 @@ Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps) {
     CHECK(is_float(x) && is_vector(w, x.dim(-1)), "rmsnorm: x ", x, ", w ", w);
     Tensor y = empty_like(x);
     kernels::rmsnorm({.y = y, .x = x, .w = w, .eps = eps});
+    if (wants_grad({&x, &w})) can_refill(y, [x = x.detach(), w, eps](const Tensor& y) { kernels::rmsnorm({.y = y, .x = x, .w = w, .eps = eps}); });
     return record("rmsnorm", y, {&x, &w}, [x = x.detach(), slot = x.slot(), w, eps](const Tensor& dy) {
         const Tensor dx = slot ? empty_like(x) : Tensor();
         kernels::rmsnorm({.dx = dx, .dw = grad_buffer(w), .dy = dy, .x = x, .w = w, .eps = eps});
@@ -150,8 +166,8 @@ Tensor attention(const AttentionArgs& a) {
 }
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start) {
-    CHECK(x.shape().rank() == 3 && is_float(x) && is_f32(cos) && is_f32(sin) && x.dim(2) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(2) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
-    CHECK(start >= 0 && start + x.dim(0) <= cos.dim(0), "rope: positions ", start, " to ", start + x.dim(0), " of a table of ", cos.dim(0));
+    CHECK(x.shape().rank() >= 3 && is_float(x) && is_f32(cos) && is_f32(sin) && x.dim(-1) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(-1) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
+    CHECK(start >= 0 && start + x.dim(-3) <= cos.dim(0), "rope: positions ", start, " to ", start + x.dim(-3), " of a table of ", cos.dim(0));
     Tensor y = empty_like(x);
     kernels::rope({.y = y, .x = x, .cos = cos, .sin = sin, .start = start});
     return record("rope", y, {&x}, [slot = x.slot(), cos, sin, start](const Tensor& dy) {
@@ -283,12 +299,15 @@ Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
     kernels::mix({.y = y, .x = x, .weights = weights});
     Tensor any = weights;
     for (const Tensor& t : x) if (t.needs_grad()) any = t;
-    return record("mix", y, {&any}, [x, weights](const Tensor& dy) {
+    std::vector<Tensor> kept;                   // the inputs are read for dweights alone
+    std::vector<Slot> slots;
+    for (const Tensor& t : x) kept.push_back(weights.needs_grad() ? t.detach() : Tensor()), slots.push_back(t.slot());
+    return record("mix", y, {&any}, [kept, slots, weights](const Tensor& dy) {
         std::vector<Tensor> dx;
-        for (const Tensor& t : x) dx.push_back(t.needs_grad() ? empty_like(t) : Tensor());
+        for (const Slot& s : slots) dx.push_back(s ? empty_like(dy) : Tensor());
         const Tensor dweights = weights.needs_grad() ? empty_like(weights) : Tensor();
-        kernels::mix({.dx = dx, .dweights = dweights, .dy = dy, .x = x, .weights = weights});
-        for (size_t e = 0; e < x.size(); e++) give(x[e].slot(), dx[e]);
+        kernels::mix({.dx = dx, .dweights = dweights, .dy = dy, .x = kept, .weights = weights});
+        for (size_t e = 0; e < slots.size(); e++) give(slots[e], dx[e]);
         give(weights.slot(), dweights);
     });
 }
@@ -299,6 +318,72 @@ Tensor softmax_rows(const Tensor& x, float scale) {
     return record("softmax_rows", y, {&x}, [slot = x.slot(), y, scale](const Tensor& dy) {
         const Tensor dx = empty_like(dy);
         kernels::softmax_rows({.dx = dx, .dy = dy, .y = y, .scale = scale});
+        give(slot, dx);
+    });
+}
+
+namespace {
+
+// The rows that count; or `count`, if the caller knows how many there are in all.
+int64_t count_labels(const char* op, const Tensor& labels, int64_t rows, int64_t classes, int64_t count) {
+    CHECK(labels.dtype() == DType::i32 && labels.numel() == rows, op, ": labels ", labels, " for ", rows, " rows");
+    int64_t n = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const int32_t label = labels.data<int32_t>()[i];
+        CHECK(label == kIgnore || (label >= 0 && label < classes), op, ": label ", label, " of ", classes, " classes");
+        n += label != kIgnore;
+    }
+    CHECK(count ? count >= n : n > 0, op, ": ", n, " labels, divided by ", count);
+    return count ? count : n;
+}
+Tensor mean_loss(const Tensor& losses, int64_t count) {
+    const float mean = float(kernels::sum(losses) / double(count));
+    return from_floats(std::span(&mean, 1), {1});
+}
+
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, int64_t count) {
+    CHECK(logits.shape().rank() == 2 && is_float(logits), "cross_entropy: logits ", logits);
+    count = count_labels("cross_entropy", labels, logits.dim(0), logits.dim(1), count);
+    const Tensor losses({logits.dim(0)});
+    kernels::cross_entropy({.loss = losses, .x = logits, .labels = labels});
+    return record("cross_entropy", mean_loss(losses, count), {&logits}, [x = logits.detach(), slot = logits.slot(), labels, count](const Tensor& dy) {
+        const Tensor dx = empty_like(x);
+        kernels::cross_entropy({.dx = dx, .x = x, .labels = labels, .scale = dy.data<float>()[0] / float(count)});
+        give(slot, dx);
+    });
+}
+
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& labels, int64_t count, int64_t chunk) {
+    CHECK(x.shape().rank() == 2 && w.shape().rank() == 2 && is_float(x) && is_float(w) && x.dim(1) == w.dim(1), "linear_cross_entropy: x ", x, ", w ", w);
+    CHECK(chunk > 0 && chunk % kLossChunk == 0, "linear_cross_entropy: chunks of ", chunk, " rows; a multiple of ", kLossChunk, " is needed");
+    const int64_t M = x.dim(0), V = w.dim(0), fold = x.dtype() == DType::bf16 ? 512 : 256;      // rows in a chunk of dw's sum (kernels/linear.h)
+    count = count_labels("linear_cross_entropy", labels, M, V, count);
+    // f(first row, end row, logits), logits in one buffer that serves every chunk
+    auto each_chunk = [=](const Tensor& x, const Tensor& w, const auto& f) {
+        const Tensor buffer({std::min(M, chunk), V}, x.dtype());
+        for (int64_t m = 0; m < M; m += chunk) {
+            const int64_t end = std::min(M, m + chunk);
+            const Tensor logits = buffer.slice(0, end - m);
+            kernels::linear({.y = logits, .x = x.slice(m, end), .w = w});
+            f(m, end, logits);
+        }
+    };
+    const Tensor losses({M});
+    each_chunk(x.detach(), w.detach(), [&](int64_t m, int64_t end, const Tensor& logits) {
+        kernels::cross_entropy({.loss = losses.slice(m, end), .x = logits, .labels = labels.slice(m, end)});
+    });
+    return record("linear_cross_entropy", mean_loss(losses, count), {&x, &w}, [=, x = x.detach(), slot = x.slot()](const Tensor& dy) {
+        const Tensor dx = slot ? empty_like(x) : Tensor(), dw = grad_buffer(w);
+        each_chunk(x, w, [&](int64_t m, int64_t end, const Tensor& logits) {
+            kernels::cross_entropy({.dx = logits, .x = logits, .labels = labels.slice(m, end), .scale = dy.data<float>()[0] / float(count)});
+            if (dx) kernels::linear({.dx = dx.slice(m, end), .dz = logits, .w = w});
+            for (int64_t i = m; dw && i < end; i += fold) {
+                const int64_t stop = std::min(end, i + fold);
+                kernels::linear({.dw = dw, .dz = logits.slice(i - m, stop - m), .x = x.slice(i, stop)});
+            }
+        });
         give(slot, dx);
     });
 }

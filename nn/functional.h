@@ -8,6 +8,7 @@
 #include "core/autograd.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/loss.h"
 
 namespace merv::nn {
 
@@ -38,7 +39,7 @@ struct AttentionArgs {
 };
 Tensor attention(const AttentionArgs& a);       // (rows of q, heads * head_dim); softmax scale is head_dim^-1/2
 
-Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (N, H, D); tables (P, D/2)
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (.., N, H, D); tables (P, D/2)
 Tensor gather_rows(const Tensor& x, const Tensor& index);                   // (R, C), (N) -> (N, C)
 Tensor embedding(const Tensor& table, const Tensor& index, DType dtype);    // (V, C), (N) -> (N, C) of that type; the table is a parameter
 Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts);     // (x, index) each; rows nobody names are zero
@@ -60,6 +61,15 @@ Tensor mix(const std::vector<Tensor>& x, const Tensor& weights);            // E
 Tensor softmax_rows(const Tensor& x, float scale = 1);                      // (M, C) -> (M, C)
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor convert(const Tensor& x, DType dtype);                               // x itself if it has that type
+
+// Cross-entropy of logits (M, V) with labels (M) i32, kIgnore where a row takes no part: the sum over rows divided by `count`,
+// which is the number of labels if 0; one f32.
+using kernels::kIgnore;
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, int64_t count = 0);
+// The same of x w^T, holding the logits of `chunk` rows at a time; backward makes them again. Loss and gradients have the bits
+// that linear and cross_entropy give, whatever the chunk: dw too, if it starts from zero.
+inline constexpr int64_t kLossChunk = 512;      // chunks are multiples of this: whole chunks of the sum that dw is
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& labels, int64_t count = 0, int64_t chunk = kLossChunk);
 
 // The f32 sum that a parameter's gradients are added to, zero at first; none if the parameter is frozen.
 Tensor grad_buffer(const Tensor& parameter);

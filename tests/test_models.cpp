@@ -1,9 +1,8 @@
 // Models against outputs of the reference implementations (tests/golden/vectors: seeded random weights, small sizes).
-#include "tests/compare.h"
+#include "tests/vectors.h"
 #include <fstream>
 #include <sstream>
 #include "models/load.h"
-#include "weights/checkpoint.h"
 
 using namespace merv;
 using namespace merv::test;
@@ -12,34 +11,8 @@ namespace {
 
 constexpr double kRounding = 0x1p-19;           // f32 rounding of a few layers: 16 units in the last place (docs/fidelity.md)
 
-// A vector file, its tensors taken by name. `rename` maps the module's names to the file's.
-struct Vectors {
-    std::shared_ptr<SafeTensors> file;
-    explicit Vectors(const std::string& name) : file(SafeTensors::open(golden("vectors/" + name + ".safetensors"))) {}
-    Tensor operator[](const std::string& name) const { return file->tensor(name); }
-    template <class M, class Rename> void bind(M& module, Rename rename) const {
-        nn::for_each_parameter(module, [&](const std::string& name, Tensor& t) {
-            const Tensor values = rename(name);
-            if (values) t.bind(values.reshape(t.shape()));
-        });
-    }
-    template <class M> void bind_all(M& module, const std::string& prefix = "") const {
-        bind(module, [&](const std::string& name) { return (*this)[prefix + name]; });
-    }
-};
-
 nn::Pixels f32_pixels(const Tensor& x) { return {.values = x}; }
 
-// (B, C, T, H, W) -> (B T, C, H, W)
-Tensor frames_first(const Tensor& x) {
-    const int64_t B = x.dim(0), C = x.dim(1), T = x.dim(2), plane = x.dim(3) * x.dim(4);
-    Tensor y({B * T, C, x.dim(3), x.dim(4)});
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t t = 0; t < T; t++)
-            for (int64_t c = 0; c < C; c++)
-                std::copy_n(x.data<float>() + ((b * C + c) * T + t) * plane, plane, y.data<float>() + ((b * T + t) * C + c) * plane);
-    return y;
-}
 // The first n of N tokens of each sequence: (S, N, C) -> (S, n, C)
 Tensor first_tokens(const Tensor& x, int64_t n) {
     Tensor y({x.dim(0), n, x.dim(2)});
@@ -51,16 +24,7 @@ Tensor first_tokens(const Tensor& x, int64_t n) {
 
 TEST_CASE("DINOv2 with registers equals timm") {
     const Vectors v("vit_reg4_dinov2_tiny_fbnames");
-    VitConfig c{.image = 12, .patch = 4, .position_grid = 5, .width = 32, .depth = 3, .heads = 4, .mlp = 128, .layer_scale = true, .registers = 4};
-    Vit vit(c);
-    // facebook's names: registers, and the class token's position kept apart from it (encoders.md 1)
-    v.bind(vit, [&](const std::string& name) -> Tensor {
-        if (name == "reg_token") return v["register_tokens"];
-        if (name == "cls_token") return nn::add_rows(v["cls_token"], v["pos_embed"].reshape({26, 32}).slice(0, 1));
-        if (name == "pos_embed") return v["pos_embed"].reshape({26, 32}).slice(1, 26);
-        return v[name];
-    });
-    vit.prepare();
+    Vit vit = dinov2_tiny(v);
     expect_close("positions 5x5 -> 3x3", resample_positions(vit.pos_embed, 0, 5, 3), v["test.pos_embed_3x3"], kRounding);
     const nn::Pixels x = f32_pixels(v["test.input"]);
     expect_close("penultimate, patches", vit.features(x), v["test.penultimate_patches"], kRounding);
@@ -83,9 +47,7 @@ TEST_CASE("antialiased bicubic weights 37 -> 16 equal torch's") {       // the t
 
 TEST_CASE("SigLIP equals timm") {
     const Vectors v("vit_siglip_tiny");
-    Vit vit(VitConfig{.image = 16, .patch = 4, .position_grid = 4, .width = 32, .depth = 3, .heads = 4, .mlp = 128, .class_token = false, .attention_pool = true});
-    v.bind_all(vit);
-    vit.prepare();
+    Vit vit = siglip_tiny(v);
     const nn::Pixels x = f32_pixels(v["test.input"]);
     expect_close("penultimate", vit.features(x), v["test.penultimate"], kRounding);
     expect_close("all blocks and norm", vit.norm(vit.tokens(x, 3)), v["test.forward_features"], kRounding);
@@ -93,21 +55,7 @@ TEST_CASE("SigLIP equals timm") {
 
 TEST_CASE("CLIP equals OpenAI's") {
     const Vectors v("clip_openai_visual_tiny");
-    Vit vit(VitConfig{.names = VitConfig::Names::clip, .image = 16, .patch = 4, .position_grid = 4, .width = 64, .depth = 3, .heads = 4, .mlp = 256, .eps = 1e-5,
-                      .act = nn::Act::quick_gelu, .patch_bias = false, .pre_norm = true, .position_for_prefix = true});
-    const std::vector<std::pair<std::string, std::string>> names = {
-        {"embeddings.class_embedding", "class_embedding"}, {"embeddings.position_embedding.weight", "positional_embedding"}, {"embeddings.patch_embedding", "conv1"},
-        {"pre_layrnorm", "ln_pre"}, {"post_layernorm", "ln_post"}, {"encoder.layers", "transformer.resblocks"}, {"layer_norm", "ln_"}, {"self_attn.out_proj", "attn.out_proj"},
-        {"mlp.fc1", "mlp.c_fc"}, {"mlp.fc2", "mlp.c_proj"}};
-    v.bind(vit, [&](std::string name) {
-        for (const auto& [ours, theirs] : names) if (const size_t at = name.find(ours); at != std::string::npos) name.replace(at, ours.size(), theirs);
-        if (const size_t at = name.find("self_attn."); at != std::string::npos) {      // q, k, v are stacked
-            const int64_t part = name[at + 10] == 'q' ? 0 : name[at + 10] == 'k' ? 1 : 2;
-            return v["visual." + name.substr(0, at) + (name.ends_with("weight") ? "attn.in_proj_weight" : "attn.in_proj_bias")].slice(64 * part, 64 * (part + 1));
-        }
-        return v["visual." + name];
-    });
-    vit.prepare();
+    Vit vit = clip_tiny(v);
     const nn::Pixels x = f32_pixels(v["test.input"]);
     expect_close("after the first norm", vit.tokens(x, 0), v["test.hidden_states_0"], kRounding);
     expect_close("penultimate", vit.tokens(x, 2), v["test.hidden_states_-2"], kRounding);
@@ -116,10 +64,7 @@ TEST_CASE("CLIP equals OpenAI's") {
 
 TEST_CASE("LanguageBind equals the reference's: frames in groups of eight") {
     const Vectors v("languagebind_tiny");
-    Vit vit(VitConfig{.names = VitConfig::Names::clip, .image = 56, .patch = 14, .position_grid = 4, .width = 32, .depth = 3, .heads = 4, .mlp = 64, .eps = 1e-5,
-                      .patch_bias = false, .pre_norm = true, .position_for_prefix = true, .temporal_frames = 8});
-    v.bind_all(vit, "vision_model.");
-    vit.prepare();
+    Vit vit = languagebind_tiny(v);
     const nn::Pixels x = f32_pixels(frames_first(v["input"]));
     expect_close("penultimate", vit.tokens(x, 2), v["hidden.penultimate"], kRounding);
     expect_close("last", vit.tokens(x, 3), v["hidden.last"], kRounding);
@@ -132,10 +77,7 @@ TEST_CASE("LanguageBind equals the reference's: frames in groups of eight") {
 
 TEST_CASE("ViViT equals transformers") {
     const Vectors v("vivit_tiny");
-    VivitConfig c;
-    c.image = 48, c.frames = 8, c.width = 32, c.layers = 2, c.heads = 4, c.mlp = 64;
-    Vivit vivit(c);
-    v.bind_all(vivit, "vivit.");
+    const Vivit vivit = vivit_tiny(v);
     const Tensor x = v["input"];                // (2, 8, 3, 48, 48)
     expect_close("last hidden state", vivit.tokens(f32_pixels(x.reshape({16, 3, 48, 48}))), v["last_hidden_state"], kRounding);
     const Tensor one = vivit.features(f32_pixels(x.reshape({16, 3, 48, 48}).slice(8, 16)));
@@ -145,10 +87,7 @@ TEST_CASE("ViViT equals transformers") {
 
 TEST_CASE("LLaMA with grouped heads and tied embeddings equals the reference") {
     const Vectors v("llama_gqa_tied_tiny_hfnames");
-    LlamaConfig c;
-    c.vocab = 50, c.width = 64, c.layers = 2, c.heads = 4, c.kv_heads = 2, c.head_dim = 16, c.mlp = 176, c.eps = 1e-5, c.tied = true;
-    Llama llm(c);
-    v.bind_all(llm);
+    const Llama llm = llama_tiny(v);
     const Tensor ids = v["test.input_ids"], want = v["test.logits"];
     for (int64_t b = 0; b < 2; b++) {
         KvCache cache = llm.cache(11);
@@ -189,13 +128,7 @@ TEST_CASE("rope frequencies: llama3 scaling") {     // Llama-3.2-1B, values comp
 }
 
 TEST_CASE("averaging projectors equal the reference's") {
-    struct { const char* file; Arch::Mapping mapping; int frames, side; } cases[] = {
-        {"projector_2davg_linear", Arch::Mapping::linear, 4, 4},
-        {"projector_2davg_up", Arch::Mapping::linear, 4, 8},        // 6x6 -> 8x8
-        {"projector_2davg_gelu-mlp", Arch::Mapping::gelu_mlp, 4, 4},
-        {"projector_2davg_fused-gelu-mlp", Arch::Mapping::fused_gelu_mlp, 4, 4},
-        {"projector_3davg", Arch::Mapping::linear, 3, 4}};          // 4 frames -> 3: bins overlap in time
-    for (const auto& c : cases) {
+    for (const AveragingProjector& c : kAveragingProjectors) {
         const Vectors v(c.file);
         const Tensor x = v["input"], want = v["output"];            // (2, 4, 36, 24), (2, t s s, 40)
         Projector p(c.mapping, c.frames, c.side, 24, 40);
@@ -296,11 +229,22 @@ TEST_CASE("LLaMA: the whole prefill, in pieces, and token by token give equal bi
     }
 }
 
+TEST_CASE("LLaMA: whole sequences without a cache have the bits of the cached ones, whatever pads them on the right") {
+    LoadedModel loaded = load_model(golden("stories260k"));
+    const Llama& llm = loaded.merv.llm;
+    const int64_t lengths[] = {150, 67, 1}, N = 150, B = 3, C = llm.config.width;
+    std::vector<int32_t> ids;
+    for (int i = 0; i < B * N; i++) ids.push_back((i * 37 + i / 150 + 5) % 512);
+    const Tensor x = llm.embed(ids), batch = llm.forward(x.reshape({B, N, C}));
+    for (int64_t b = 0; b < B; b++) {
+        KvCache cache = llm.cache(N);
+        expect_same_bits(batch.reshape({B * N, C}).slice(b * N, b * N + lengths[b]), llm.forward(x.slice(b * N, b * N + lengths[b]), cache));
+    }
+}
+
 TEST_CASE("ViT: a batch of eight frames equals each frame alone") {
     const Vectors v("vit_siglip_tiny");
-    Vit vit(VitConfig{.image = 16, .patch = 4, .position_grid = 4, .width = 32, .depth = 3, .heads = 4, .mlp = 128, .class_token = false, .attention_pool = true});
-    v.bind_all(vit);
-    vit.prepare();
+    Vit vit = siglip_tiny(v);
     const Tensor two = v["test.input"];         // (2, 3, 16, 16)
     const std::vector<int32_t> index = {0, 1, 1, 0, 1, 0, 0, 1};
     const Tensor batch = vit.features(f32_pixels(select_frames(two, index)));

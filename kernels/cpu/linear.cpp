@@ -54,6 +54,7 @@ template <class X> struct Epilogue {
         const int64_t at = m * N + n;
         if (!bias.empty()) for (int64_t j = 0; j < count; j++) v[j] += bias[size_t(n + j)];
         if (z) for (int64_t j = 0; j < count; j++) z[at + j] = X(v[j]);
+        if (act != Act::none) for (int64_t j = 0; j < count; j++) v[j] = float(X(v[j]));
         activate(act, v, count);
         if (gate) for (int64_t j = 0; j < count; j++) v[j] *= float(gate[at + j]);
         if (!scale.empty()) for (int64_t j = 0; j < count; j++) v[j] *= scale[size_t(n + j)];
@@ -125,6 +126,23 @@ template <class X> void epilogue_backward(const LinearEpilogueBwd& a) {
 
 template <> void run(const LinearFwd& a) {
     with_float_type(a.x.dtype(), [&]<class X>() { with_float_type(a.w.dtype(), [&]<class W>() { forward<X, W>(a); }); });
+}
+template <> void run(const LinearRefill& a) {
+    constexpr int64_t kPiece = 256;
+    const int64_t n = a.y.numel();
+    with_float_type(a.y.dtype(), [&]<class X>() {
+        const X *z = a.z.data<X>(), *gate = a.gate.data<X>();
+        X* y = a.y.data<X>();
+#pragma omp parallel for if (n > 1 << 14)
+        for (int64_t i = 0; i < n; i += kPiece) {
+            float v[kPiece];
+            const int64_t count = std::min(kPiece, n - i);
+            for (int64_t j = 0; j < count; j++) v[j] = float(z[i + j]);
+            activate(a.act, v, count);
+            if (gate) for (int64_t j = 0; j < count; j++) v[j] *= float(gate[i + j]);
+            for (int64_t j = 0; j < count; j++) y[i + j] = X(v[j]);
+        }
+    });
 }
 template <> void run(const LinearEpilogueBwd& a) {
     with_float_type(a.dy.dtype(), [&]<class X>() { epilogue_backward<X>(a); });
