@@ -3,7 +3,10 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
 #include "core/log.h"
 #include "models/streamer.h"
 
@@ -20,38 +23,55 @@ constexpr const char* kHelp =
 // ---- Ctrl-C
 
 volatile std::sig_atomic_t interrupted = 0;
+int wake[2] = {-1, -1};                         // a pipe the handler writes to, so that no moment is missed, whichever thread it runs in
 
 void on_interrupt(int) {
     if (interrupted) std::signal(SIGINT, SIG_DFL), std::raise(SIGINT);      // nobody listens
     interrupted = 1;
+    [[maybe_unused]] const ssize_t n = write(wake[1], "", 1);
 }
 
 struct CatchInterrupt {
     struct sigaction before = {};
     CatchInterrupt() {
+        if (pipe2(wake, O_CLOEXEC | O_NONBLOCK) != 0) fail(Exit::runtime, "no pipe: ", std::strerror(errno));
         struct sigaction action = {};
-        action.sa_handler = on_interrupt;       // without SA_RESTART: it also ends the reading of a line
+        action.sa_handler = on_interrupt;
         sigaction(SIGINT, &action, &before);
     }
-    ~CatchInterrupt() { sigaction(SIGINT, &before, nullptr); }
+    ~CatchInterrupt() {
+        sigaction(SIGINT, &before, nullptr);
+        close(wake[0]), close(wake[1]);
+    }
 };
 
-// The next line without its end; false at the end of input.
+// The next line without its end; false at the end of input. Ctrl-C begins the line anew.
 bool read_line(std::string& line) {
+    static std::string pending;                 // read, not yet taken
     for (;;) {
+        char bytes[512];
         interrupted = 0;
+        while (read(wake[0], bytes, sizeof bytes) > 0) {}
         std::fputs("> ", stdout);
         std::fflush(stdout);
-        char* text = nullptr;
-        size_t room = 0;
-        const ssize_t n = getline(&text, &room, stdin);
-        const bool again = n < 0 && errno == EINTR && interrupted;
-        if (n >= 0) line.assign(text, size_t(n));
-        std::free(text);
-        if (n >= 0) return true;
+        for (size_t end; (end = pending.find('\n')) == pending.npos;) {
+            pollfd ready[2] = {{STDIN_FILENO, POLLIN, 0}, {wake[0], POLLIN, 0}};
+            if (poll(ready, 2, -1) < 0) continue;               // a signal; the pipe tells which
+            if (ready[1].revents) break;
+            const ssize_t n = read(STDIN_FILENO, bytes, sizeof bytes);
+            if (n < 0 && errno == EINTR) continue;
+            if (n <= 0) {
+                std::fputs("\n", stdout);
+                return false;
+            }
+            pending.append(bytes, size_t(n));
+        }
+        if (const size_t end = pending.find('\n'); end != pending.npos) {
+            line = pending.substr(0, end);
+            pending.erase(0, end + 1);
+            return true;
+        }
         std::fputs("\n", stdout);
-        if (!again) return false;
-        std::clearerr(stdin);
     }
 }
 

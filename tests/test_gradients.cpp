@@ -270,7 +270,7 @@ TEST_CASE("gradients: LLaMA with grouped heads and tied embeddings, two padded s
 
 TEST_CASE("gradients: merv-tiny on a clip, every parameter of every part, from the loss on an answer") {
     const Golden golden;
-    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"));
+    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"), {.dtype = DType::f32});
     Merv& m = loaded.merv;
     const auto numbers = [&](const char* name) {
         const Tensor t = golden.file->tensor(name);
@@ -300,7 +300,7 @@ TEST_CASE("gradients: merv-tiny on a clip, every parameter of every part, from t
 }
 
 TEST_CASE("gradients: a still image encoded once gives those of its 32 copies") {
-    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"));
+    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"), {.dtype = DType::f32});
     Merv& m = loaded.merv;
     const Tensor frame = read_clip("data/samples/nasa_jwst.mp4", 1).frames;
     std::vector<Gradients> all;
@@ -353,7 +353,7 @@ TEST_CASE("training: twenty steps of AdamW teach a tiny LLaMA its batch, in f32 
 }
 
 TEST_CASE("loss: a batch of samples is the mean over all labels; padding and company change nothing") {
-    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"));
+    LoadedModel loaded = load_model(merv::test::golden("merv-tiny"), {.dtype = DType::f32});
     const Merv& m = loaded.merv;
     NoGrad inference;
     Visual visual;
