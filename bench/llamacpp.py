@@ -18,7 +18,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from lockstep import Merv
+from lockstep import Merv, pause
 
 WIDTH, MLP, HEADS, VOCABULARY = 4096, 11008, 32, 32
 
@@ -118,7 +118,9 @@ def main():
         merv = Merv(ours)
         times = {"merv": [], "llama.cpp": []}
         for _ in range(args.rounds):
+            pause()
             times["merv"].append(merv.run())
+            pause()
             times["llama.cpp"].append(peer.run(batch, start))
         merv.close()
     medians = {name: statistics.median(t) for name, t in times.items()}

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -21,3 +22,8 @@ class Merv:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+def pause():
+    """Thread pools spin for a while after their work: the next side waits until the last one's sleep."""
+    time.sleep(0.2)

@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from lockstep import ROOT, Merv
+from lockstep import ROOT, Merv, pause
 
 
 def video_frames(path):
@@ -57,7 +57,9 @@ def main():
         times = {"merv": [], "python": []}
         theirs(path)
         for _ in range(args.rounds):
+            pause()
             times["merv"].append(merv.run())
+            pause()
             start = time.perf_counter()
             theirs(path)
             times["python"].append((time.perf_counter() - start) * 1e3)

@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from lockstep import Merv
+from lockstep import Merv, pause
 
 
 def timed(f):
@@ -179,6 +179,7 @@ def main():
     times = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, run in sides.items():
+            pause()
             times[name].append(run())
     merv.close()
     medians = {name: statistics.median(t) for name, t in times.items()}
