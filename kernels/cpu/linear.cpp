@@ -6,8 +6,8 @@
 namespace merv::kernels::cpu::MERV_ISA {
 namespace {
 
-float phi(float x) { return 0.5f * (1.0f + erf(x * 0.707106781f)); }            // normal distribution function
-float tanh_argument(float x) { return 0.797884561f * (x + 0.044715f * (x * x * x)); }
+MERV_INLINE float phi(float x) { return 0.5f * (1.0f + erf(x * 0.707106781f)); }            // normal distribution function
+MERV_INLINE float tanh_argument(float x) { return 0.797884561f * (x + 0.044715f * (x * x * x)); }
 
 template <class F> void each(float* v, int64_t n, F f) {
     for (int64_t j = 0; j < n; j++) v[j] = f(v[j]);
