@@ -152,16 +152,23 @@ Tensor attention(const AttentionArgs& a) {
     kernels::attention(fwd);
     return record("attention", o, {&a.q, &a.k, &a.v}, [a, fwd, rows](const Tensor& dy) {
         // q, k, v may be columns of one tensor, whose gradient then is one tensor too; rows no sequence holds get zeros
-        std::vector<std::pair<const Tensor*, Tensor>> made;
-        auto gradient = [&](const Tensor& t) {
-            for (auto& [of, g] : made) if (of->raw() == t.raw()) return g;
-            made.emplace_back(&t, zeros(t.shape(), t.dtype()));
-            return made.back().second;
+        struct Made { Slot slot; Tensor sum; std::vector<int64_t> columns; };
+        std::vector<Made> made;
+        auto gradient = [&](const Tensor& t, int64_t column, int64_t width) {
+            for (Made& m : made) {
+                bool free = t.slot() && m.slot == t.slot() && m.sum.shape() == t.shape();
+                for (size_t i = 0; i < m.columns.size(); i += 2) free &= column + width <= m.columns[i] || column >= m.columns[i + 1];
+                if (!free) continue;
+                m.columns.insert(m.columns.end(), {column, column + width});
+                return m.sum;
+            }
+            made.push_back({t.slot(), zeros(t.shape(), t.dtype()), {column, column + width}});
+            return made.back().sum;
         };
-        const Tensor dq = gradient(a.q), dk = gradient(a.k), dv = gradient(a.v);
+        const Tensor dq = gradient(a.q, a.q_column, a.heads * a.head_dim), dk = gradient(a.k, a.k_column, a.kv_heads * a.head_dim), dv = gradient(a.v, a.v_column, a.kv_heads * a.head_dim);
         kernels::attention({.dq = rows(dq, a.queries, a.q_column), .dk = rows(dk, a.keys, a.k_column), .dv = rows(dv, a.keys, a.v_column),
                             .dout = rows(dy, a.queries, 0), .fwd = fwd});
-        for (auto& [of, g] : made) give(of->slot(), g);
+        for (const Made& m : made) give(m.slot, m.sum);
     });
 }
 
@@ -190,7 +197,7 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
     });
 }
 Tensor embedding(const Tensor& table, const Tensor& index, DType dtype) {
-    CHECK(table.shape().rank() == 2 && is_float(table), "embedding: table ", table);
+    CHECK(table.shape().rank() == 2 && is_float(table) && (dtype == DType::f32 || dtype == DType::bf16), "embedding: table ", table, " to ", name_of(dtype));
     check_index("embedding", index, table.dim(0));
     Tensor y({index.numel(), table.dim(1)}, dtype);
     kernels::gather_rows({.y = y, .x = table, .index = index});
@@ -293,7 +300,7 @@ Tensor token_mean(const Tensor& x) {
     });
 }
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
-    CHECK(!x.empty() && is_float(weights) && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
+    CHECK(!x.empty() && (is_f32(weights) || weights.dtype() == x[0].dtype()) && weights.shape() == (Shape{x[0].dim(0), int64_t(x.size())}), "mix: ", x.size(), " inputs, weights ", weights);
     for (const Tensor& t : x) CHECK(t.shape() == x[0].shape() && is_float(t) && t.dtype() == x[0].dtype(), "mix: ", t, " beside ", x[0]);
     Tensor y = empty_like(x[0]);
     kernels::mix({.y = y, .x = x, .weights = weights});

@@ -124,9 +124,11 @@ template <class At> inline void load_transposed(Vec (&r)[8], At at) {
 }
 #else
 template <class At> inline void load_transposed(Vec (&r)[kLanes], At at) {
+    Vec rows[kLanes];
+    for (int i = 0; i < kLanes; i++) rows[i] = load(at(i));     // rows of bf16 may begin in mid-float
     for (int j = 0; j < kLanes; j++) {
         Vec v{};
-        for (int i = 0; i < kLanes; i++) v[i] = at(i)[j];
+        for (int i = 0; i < kLanes; i++) v[i] = rows[i][j];
         r[j] = v;
     }
 }

@@ -27,12 +27,12 @@ void derivative(Act act, float* v, int64_t n) {
         case Act::gelu: each(v, n, [](float x) { return madd(x * 0.398942280f, exp(-0.5f * x * x), phi(x)); }); break;
         case Act::gelu_tanh:
             each(v, n, [](float x) {
-                const float t = tanh(tanh_argument(x));
-                return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.797884561f * madd(0.134145f * x, x, 1.0f);
+                const float a = 2.0f * tanh_argument(x), s = sigmoid(a), c = sigmoid(-a);       // s = (1 + tanh) / 2, and 4 s c = 1 - tanh^2
+                return madd(2.0f * x * s * c, 0.797884561f * madd(0.134145f * x, x, 1.0f), s);
             });
             break;
-        case Act::quick_gelu: each(v, n, [](float x) { const float s = sigmoid(1.702f * x); return madd(1.702f * x * s, 1.0f - s, s); }); break;
-        case Act::silu: each(v, n, [](float x) { const float s = sigmoid(x); return madd(x * s, 1.0f - s, s); }); break;
+        case Act::quick_gelu: each(v, n, [](float x) { const float s = sigmoid(1.702f * x); return madd(1.702f * x * s, sigmoid(-1.702f * x), s); }); break;
+        case Act::silu: each(v, n, [](float x) { const float s = sigmoid(x); return madd(x * s, sigmoid(-x), s); }); break;
     }
 }
 

@@ -26,8 +26,8 @@ struct Places { size_t q_input, k_input, v_input; Where q, k, v; };
 
 // o in the order (s, n, h, d); or the log of the sum of exponentials in the order (s, h, n)
 Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& at, bool lse, Round q) {
-    const int64_t H = p.H, D = p.D;
-    const double scale = q(1 / q(std::sqrt(double(D))));
+    const int64_t H = p.H, D = p.D, unit = q.activations == DType::bf16 ? 2 : 1;       // of a sum of products: in bf16 pairs, the second first
+    const Real scale = q(1 / q(std::sqrt(double(D))));
     Numbers o(size_t(p.S * p.Nq * H * D)), logs(size_t(p.S * H * p.Nq));
     for (int64_t s = 0; s < p.S; s++)
         for (int64_t h = 0; h < H; h++)
@@ -35,31 +35,46 @@ Numbers formula(const std::vector<Numbers>& in, const Problem& p, const Places& 
                 const int64_t keys = p.k_len.empty() ? p.Nk : p.k_len[size_t(s)], shared = h / (H / p.Hkv);
                 const int64_t seen = p.mask == Mask::causal ? keys - p.Nq + i + 1 : keys;       // the last query sees every key
                 Numbers score;
-                double top = -INFINITY, sum = 0;
+                double top = -INFINITY;                 // of no consequence for the result, so a constant for its gradient
                 for (int64_t j = 0; j < seen; j++) {
-                    double dot = 0;
-                    for (int64_t d = 0; d < D; d++) dot = madd(in[at.q_input][at.q(s, i, h, d)], in[at.k_input][at.k(s, j, shared, d)], dot, q);
-                    score.push_back(q(dot * scale));
-                    top = std::max(top, score.back());
+                    Real dot;
+                    for (int64_t d0 = 0; d0 < D; d0 += unit)
+                        for (int64_t d = d0 + unit; d-- > d0;) dot = madd(in[at.q_input][at.q(s, i, h, d)], in[at.k_input][at.k(s, j, shared, d)], dot, q);
+                    score.push_back(q(q.gradient_kept(dot) * scale));       // dS is a factor, in bf16 rounded
+                    top = std::max(top, score.back().v);
                 }
-                for (double& v : score) v = q(std::exp(q(v - top)));
+                if (score.empty()) {
+                    logs[size_t((s * H + h) * p.Nq + i)] = -INFINITY;
+                    continue;
+                }
                 // one block of 64 keys after the other, each summed from zero: sum of f(j) over the keys seen
-                auto by_blocks = [&](auto step) {
-                    double all = 0;
+                auto by_blocks = [&](int64_t unit, auto step) {
+                    Real all;
                     for (int64_t j0 = 0; j0 < seen; j0 += 64) {
-                        double block = 0;
-                        for (int64_t j = j0; j < std::min(j0 + 64, seen); j++) block = step(block, j);
+                        Real block;
+                        for (int64_t u = j0; u < std::min(j0 + 64, seen); u += unit)
+                            for (int64_t j = std::min(u + unit, seen); j-- > u;) block = step(block, j);
                         all = q(all + block);
                     }
                     return all;
                 };
-                sum = by_blocks([&](double block, int64_t j) { return q(block + score[size_t(j)]); });
-                logs[size_t((s * H + h) * p.Nq + i)] = score.empty() ? -INFINITY : q(top + q(std::log(sum)));
-                for (int64_t d = 0; d < D && !score.empty(); d++) {
-                    const double v = by_blocks([&](double block, int64_t j) {
-                        return madd(score[size_t(j)], in[at.v_input][at.v(s, j, shared, d)], block, q); });
-                    o[size_t(((s * p.Nq + i) * H + h) * D + d)] = q(v / sum);
+                Numbers e;                              // exponentials relative to some score
+                auto exponentials = [&](double relative_to) {
+                    e.clear();
+                    for (const Real& v : score) e.push_back(q(exp(q(v - relative_to))));
+                    return by_blocks(1, [&](const Real& block, int64_t j) { return q(block + e[size_t(j)]); });
+                };
+                auto output = [&](int64_t d) {
+                    return by_blocks(unit, [&](const Real& block, int64_t j) { return madd(q.stored(e[size_t(j)]), in[at.v_input][at.v(s, j, shared, d)], block, q); }); };
+                Real sum = exponentials(top);
+                const Real log_sum = logs[size_t((s * H + h) * p.Nq + i)] = q(top + q(log(sum)));
+                Numbers y;
+                for (int64_t d = 0; d < D; d++) y.push_back(q(output(d) / sum));
+                if (q.backward) {                       // which has o and the logarithm alone: exponentials that add up to 1
+                    sum = exponentials(log_sum.v).with(1);
+                    for (int64_t d = 0; d < D; d++) y[size_t(d)] = output(d).with(q.kept(y[size_t(d)]).v) / sum;
                 }
+                for (int64_t d = 0; d < D; d++) o[size_t(((s * p.Nq + i) * H + h) * D + d)] = y[size_t(d)];
             }
     return lse ? logs : o;
 }
@@ -94,7 +109,7 @@ Setting setting(const Problem& p) {
 Setting lse_setting(const Problem& p) {
     return {name(p), inputs_apart(p),
             [=](const Tensors& x) {
-                const Tensor o({p.S * p.Nq, p.H * p.D}), lse({p.S, p.H, p.Nq});
+                const Tensor o({p.S * p.Nq, p.H * p.D}, x[0].dtype()), lse({p.S, p.H, p.Nq});
                 auto rows = [&](const Tensor& t, int64_t tokens, int64_t width) {
                     return kernels::Rows{.t = t, .outer_stride = tokens * width, .token_stride = width}; };
                 kernels::attention({.o = rows(o, p.Nq, p.H * p.D), .lse = lse, .q = rows(x[0], p.Nq, p.H * p.D), .k = rows(x[1], p.Nk, p.Hkv * p.D),
@@ -102,7 +117,19 @@ Setting lse_setting(const Problem& p) {
                                     .scale = 1 / std::sqrt(float(p.D)), .mask = p.mask, .k_len = lengths(p)});
                 return lse.reshape({lse.numel(), 1});
             },
-            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, apart(p), true, q); }};
+            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, apart(p), true, q); }, Setting::Gradient::none, true};
+}
+
+// q is the first rows of what is k and v: one address, and another tensor; k and v are the same columns
+Setting first_rows(int64_t Nq, int64_t Nk, int64_t D) {
+    const Problem p{.Nq = Nq, .Nk = Nk, .D = D};
+    auto at = [=](int64_t, int64_t n, int64_t, int64_t d) { return size_t(n * D + d); };
+    return {concat("first ", Nq, " of ", Nk, " are queries, head of ", D), {input({Nk, D})},
+            [=](const Tensors& x) {
+                return nn::attention({.q = nn::slice_rows(x[0], 0, Nq), .k = x[0], .v = x[0], .queries = Layout::contiguous(1, Nq), .keys = Layout::contiguous(1, Nk),
+                                      .heads = 1, .kv_heads = 1, .head_dim = D});
+            },
+            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, {0, 0, 0, at, at, at}, false, q); }};
 }
 
 // One packed projection (rows, spare | v | q | k | spare); sequences contiguous, or across frames
@@ -155,6 +182,8 @@ TEST_CASE("attention") {
     check_op("attention", settings(Mask::none));
     check_op("attention causal", settings(Mask::causal));
 }
+
+TEST_CASE("attention: q, k, v of one storage") { check_op("attention shared", {first_rows(5, 13, 8), first_rows(13, 13, 12), first_rows(1, 67, 16)}); }
 
 TEST_CASE("attention: a query that sees no key gives zeros") {
     std::vector<Setting> s{setting({.Nq = 9, .Nk = 4, .H = 2, .Hkv = 2, .D = 8, .mask = Mask::causal}),

@@ -12,16 +12,16 @@ namespace {
 
 struct Extras { bool bias = false, gate = false, scale = false, residual = false; };
 
-double activate(Act act, double x, Round q) {
+Real activate(Act act, const Real& x, Round q) {
     switch (act) {
         case Act::none: return x;
-        case Act::gelu: return q(q(0.5 * x) * q(1 + q(std::erf(q(x * q(std::sqrt(0.5)))))));
+        case Act::gelu: return q(q(0.5 * x) * q(1 + q(erf(q(x * q(std::sqrt(0.5)))))));
         case Act::gelu_tanh: {
-            const double cube = q(x * q(x * x)), inner = q(q(std::sqrt(2 / M_PI)) * q(x + q(q(0.044715) * cube)));
-            return q(q(0.5 * x) * q(1 + q(std::tanh(inner))));
+            const Real cube = q(x * q(x * x)), inner = q(q(std::sqrt(2 / M_PI)) * q(x + q(q(0.044715) * cube)));
+            return q(q(0.5 * x) * q(1 + q(tanh(inner))));
         }
-        case Act::quick_gelu: return q(x * q(1 / q(1 + q(std::exp(-q(q(1.702) * x))))));
-        case Act::silu: return q(x * q(1 / q(1 + q(std::exp(-x)))));
+        case Act::quick_gelu: return q(x * q(1 / q(1 + q(exp(-q(q(1.702) * x))))));
+        case Act::silu: return q(x * q(1 / q(1 + q(exp(-x)))));
     }
     return NAN;
 }
@@ -29,17 +29,20 @@ double activate(Act act, double x, Round q) {
 // x (M, K), w (N, K), bias (N), gate (M, N), scale (N), residual (M, N)
 Numbers formula(const std::vector<Numbers>& in, int64_t M, int64_t N, int64_t K, Act act, Round q) {
     const Numbers &x = in[0], &w = in[1], &bias = in[2], &gate = in[3], &scale = in[4], &residual = in[5];
+    const int64_t unit = q.activations == DType::bf16 && q.parameters == DType::bf16 ? 2 : 1;
     Numbers y;
     for (int64_t m = 0; m < M; m++)
         for (int64_t n = 0; n < N; n++) {
-            double v = 0;
-            for (int64_t k0 = 0; k0 < K; k0 += 256) {           // the order of sums is part of the op
-                double chunk = 0;
-                for (int64_t k = k0; k < std::min(k0 + 256, K); k++) chunk = madd(x[size_t(m * K + k)], w[size_t(n * K + k)], chunk, q);
+            Real v;
+            for (int64_t k0 = 0; k0 < K; k0 += 256 * unit) {    // the order of sums is part of the op
+                Real chunk;
+                for (int64_t k = k0; k < std::min(k0 + 256 * unit, K); k += unit)
+                    for (int64_t i = std::min(k + unit, K); i-- > k;) chunk = madd(x[size_t(m * K + i)], w[size_t(n * K + i)], chunk, q);
                 v = q(v + chunk);
             }
+            v = q.gradient_kept(v);                             // dz
             if (!bias.empty()) v = q(v + bias[size_t(n)]);
-            v = activate(act, v, q);
+            v = activate(act, q.kept(v), q);                    // z
             if (!gate.empty()) v = q(v * gate[size_t(m * N + n)]);
             if (!scale.empty()) v = q(v * scale[size_t(n)]);
             if (!residual.empty()) v = q(v + residual[size_t(m * N + n)]);
@@ -71,6 +74,10 @@ TEST_CASE("linear: sums") {
     s.push_back(setting(1009, 7, 20));          // three blocks
     s.push_back(setting(1, 1, 1));
     s.push_back(setting(6, 32, 1031));          // five chunks
+    // gradients: dw sums over rows, dx over columns, in chunks too
+    for (auto [M, N, K] : std::vector<std::array<int64_t, 3>>{{255, 5, 7}, {256, 1, 3}, {257, 17, 5}, {600, 33, 2}, {1031, 3, 1}, {3, 255, 9}, {1, 256, 5},
+                                                              {2, 257, 15}, {17, 601, 3}, {9, 1031, 2}, {5, 7, 800}, {16, 15, 33}, {15, 16, 31}})
+        s.push_back(setting(M, N, K));
     check_op("linear", s);
 }
 
@@ -78,6 +85,8 @@ TEST_CASE("linear: bias, gate, scale, residual") {
     std::vector<Setting> s;
     for (int bits = 1; bits < 16; bits++) s.push_back(setting(13, 33, 67, {bits % 2 > 0, bits / 2 % 2 > 0, bits / 4 % 2 > 0, bits / 8 > 0}));
     s.push_back(setting(505, 17, 19, {true, true, true, true}));
+    s.push_back(setting(63, 257, 3, {true, true, true, true}));         // sums of columns: chunks of 64 rows
+    s.push_back(setting(65, 255, 1, {true, true, true, true}));
     s.push_back(setting(1, 31, 257, {true, true, true, true}));
     check_op("linear extras", s);
 }
@@ -114,7 +123,7 @@ TEST_CASE("linear: wrong arguments are refused by name") {
     auto refused = [&](auto call) { EXPECT_THROWS_WITH_AS(call(), doctest::Contains("linear: "), std::logic_error); };
     refused([&] { nn::linear(x, normal({4, 7}, "w"), {}); });
     refused([&] { nn::linear(x, normal({32}, "w"), {}); });
-    refused([&] { nn::linear(normal({2, 8}, "x", 0, 1, DType::bf16), w, {}); });
+    refused([&] { nn::linear(Tensor({2, 8}, DType::i32), w, {}); });
     refused([&] { nn::linear(x, Tensor({4, 8}, DType::i32), {}); });
     refused([&] { nn::linear(x, w, normal({5}, "b")); });
     refused([&] { nn::linear(x, w, Tensor({4}, DType::i32)); });
@@ -123,4 +132,6 @@ TEST_CASE("linear: wrong arguments are refused by name") {
     refused([&] { nn::linear(x, w, {}, {.scale = normal({2}, "s")}); });
     refused([&] { nn::linear(x, w, {}, {.residual = normal({2, 5}, "r")}); });
     refused([&] { nn::linear(x, w, {}, {.residual = normal({2, 4}, "r", 0, 1, DType::bf16)}); });
+    refused([&] { nn::linear(normal({2, 8}, "x", 0, 1, DType::bf16), w, {}, {.residual = normal({2, 4}, "r")}); });
+    refused([&] { nn::linear(normal({2, 8}, "x", 0, 1, DType::bf16), w, {}, {.gate = normal({2, 4}, "g")}); });
 }

@@ -17,7 +17,7 @@ struct Hyper { double lr = 0.01, decay = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e
 // One step from x = master, m, sqrt(v), grad; the new master, m, v as rows
 Setting step(int64_t n, Hyper h) {
     const double root = std::sqrt(1 - std::pow(h.beta2, double(h.step))), size = h.lr / (1 - std::pow(h.beta1, double(h.step)));
-    return {concat(n, ", lr ", h.lr, ", decay ", h.decay, ", step ", h.step, ", scale ", h.grad_scale), {input({n}), input({n}), input({n}), input({n})},
+    return {concat(n, ", lr ", h.lr, ", decay ", h.decay, ", step ", h.step, ", scale ", h.grad_scale), {fixed({n}), fixed({n}), fixed({n}), fixed({n})},
             [=](const Tensors& x) {
                 const Tensor y({3, n});
                 for (int64_t i = 0; i < 2; i++) y.slice(i, i + 1).copy_from(x[size_t(i)].reshape({1, n}));
@@ -30,16 +30,16 @@ Setting step(int64_t n, Hyper h) {
             [=](const std::vector<Numbers>& x, Round q) {
                 Numbers master, m, v;
                 for (size_t i = 0; i < size_t(n); i++) {
-                    const double g = q(x[3][i] * double(h.grad_scale)), before = double(float(x[2][i] * x[2][i]));
+                    const Real g = q(x[3][i] * double(h.grad_scale)), before = to_f32((x[2][i] * x[2][i]).v);
                     m.push_back(q(x[1][i] + q(q(1 - h.beta1) * q(g - x[1][i]))));
                     v.push_back(q(q(before * q(h.beta2)) + q(q(q(1 - h.beta2) * g) * g)));
-                    const double kept = q(x[0][i] * q(1 - h.lr * h.decay)), below = q(q(q(std::sqrt(v.back())) / q(root)) + q(h.eps));
+                    const Real kept = q(x[0][i] * q(1 - h.lr * h.decay)), below = q(q(q(sqrt(v.back())) / q(root)) + q(h.eps));
                     master.push_back(q(kept - q(q(q(size) * m.back()) / below)));
                 }
                 master.insert(master.end(), m.begin(), m.end());
                 master.insert(master.end(), v.begin(), v.end());
                 return master;
-            }};
+            }, Setting::Gradient::none};
 }
 
 Tensor floats(const nlohmann::json& j) { return from_floats(j.get<std::vector<float>>(), {int64_t(j.size())}); }

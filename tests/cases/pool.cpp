@@ -26,7 +26,8 @@ Setting pool(int64_t B, Grid in, Grid out, int64_t C) {
                         for (int64_t i = 0; i < out[1]; i++)
                             for (int64_t j = 0; j < out[2]; j++)
                                 for (int64_t c = 0; c < C; c++) {
-                                    double sum = 0, count = 0;
+                                    Real sum;
+                                    double count = 0;
                                     for (int64_t tt = from(0, t); tt < to(0, t); tt++)
                                         for (int64_t ii = from(1, i); ii < to(1, i); ii++)
                                             for (int64_t jj = from(2, j); jj < to(2, j); jj++, count++)
@@ -44,9 +45,9 @@ Setting mean(int64_t B, int64_t N, int64_t C, double offset = 0) {
                 Numbers y;
                 for (int64_t b = 0; b < B; b++)
                     for (int64_t c = 0; c < C; c++) {
-                        double sum = 0;
+                        Real sum;
                         for (int64_t n0 = 0; n0 < N; n0 += 256) {               // chunks as in a linear
-                            double chunk = 0;
+                            Real chunk;
                             for (int64_t n = n0; n < std::min(n0 + 256, N); n++) chunk = q(chunk + x[0][size_t((b * N + n) * C + c)]);
                             sum = q(sum + chunk);
                         }
@@ -56,16 +57,16 @@ Setting mean(int64_t B, int64_t N, int64_t C, double offset = 0) {
             }};
 }
 
-Setting mixed(int64_t E, int64_t B, int64_t N, int64_t C) {
+Setting mixed(int64_t E, int64_t B, int64_t N, int64_t C, bool f32_weights = false) {
     std::vector<Input> inputs(size_t(E), input({B, N, C}));
-    inputs.push_back(input({B, E}));
-    return {concat(E, " of ", B, "x", N, "x", C), inputs,
+    inputs.push_back(f32_weights ? weights({B, E}) : input({B, E}));
+    return {concat(E, " of ", B, "x", N, "x", C, f32_weights ? ", f32 weights" : ""), inputs,
             [=](const Tensors& x) { return nn::mix(Tensors(x.begin(), x.end() - 1), x.back()); },
             [=](const std::vector<Numbers>& x, Round q) {
                 Numbers y;
                 for (int64_t b = 0; b < B; b++)
                     for (int64_t i = 0; i < N * C; i++) {
-                        double sum = 0;
+                        Real sum;
                         for (int64_t e = 0; e < E; e++) sum = madd(x.back()[size_t(b * E + e)], x[size_t(e)][size_t(b * N * C + i)], sum, q);
                         y.push_back(sum);
                     }
@@ -80,10 +81,22 @@ Setting softmax(int64_t M, int64_t C, float scale, double spread = 1, double off
                 Numbers y;
                 for (int64_t m = 0; m < M; m++) {
                     auto score = [&](int64_t c) { return q(x[0][size_t(m * C + c)] * double(scale)); };
-                    double top = score(0), sum = 0;
-                    for (int64_t c = 1; c < C; c++) top = std::max(top, score(c));
-                    for (int64_t c = 0; c < C; c++) sum = q(sum + q(std::exp(q(score(c) - top))));
-                    for (int64_t c = 0; c < C; c++) y.push_back(q(q(std::exp(q(score(c) - top))) / sum));
+                    double top = score(0).v;                    // of no consequence for the result, so a constant for its gradient
+                    for (int64_t c = 1; c < C; c++) top = std::max(top, score(c).v);
+                    Numbers relative, e;
+                    Real sum;
+                    auto exponentials = [&] {
+                        e.clear(), sum = 0;
+                        for (const Real& v : relative) e.push_back(q(exp(v))), sum = q(sum + e.back());
+                    };
+                    for (int64_t c = 0; c < C; c++) relative.push_back(q(score(c) - top));
+                    exponentials();
+                    if (q.backward) {                           // which has y alone, in its type: exponentials that add up to 1
+                        for (size_t c = 0; c < e.size(); c++) relative[c].v = std::log(q.kept(e[c].v / sum.v).v);
+                        exponentials();
+                        sum.v = 1;
+                    }
+                    for (const Real& v : e) y.push_back(q(v / sum));
                 }
                 return y;
             }};
@@ -101,7 +114,8 @@ TEST_CASE("adaptive_pool") {
 TEST_CASE("token_mean") {
     check_op("token_mean", {mean(1, 1, 1), mean(3, 1, 17), mean(2, 255, 15), mean(2, 257, 33), mean(1, 1024, 16), mean(13, 7, 257), mean(1, 3137, 5, 3)});
 }
-TEST_CASE("mix") { check_op("mix", {mixed(1, 1, 1, 1), mixed(4, 1, 7, 17), mixed(3, 2, 64, 33), mixed(4, 3, 13, 15), mixed(2, 1, 65, 257)}); }
+TEST_CASE("mix") { check_op("mix", {mixed(1, 1, 1, 1), mixed(4, 1, 7, 17), mixed(3, 2, 64, 33), mixed(4, 3, 13, 15), mixed(2, 1, 65, 257),
+                                         mixed(4, 3, 13, 15, true), mixed(3, 2, 1, 17, true), mixed(2, 1, 1, 4097)}); }
 TEST_CASE("softmax_rows") {
     check_op("softmax_rows", {softmax(1, 1, 1), softmax(1, 4, 0.125f), softmax(13, 15, 1), softmax(7, 17, 0.7f, 4), softmax(31, 33, 1, 1, 300),
                               softmax(5, 257, 1, 30),
@@ -115,20 +129,22 @@ TEST_CASE("softmax_rows: the output may be the input") {
 }
 
 TEST_CASE("pool: wrong arguments are refused by name") {
-    const Tensor grid = normal({1, 2, 4, 4, 8}, "x"), tokens = normal({2, 3, 8}, "x"),
+    const Tensor grid = normal({1, 2, 4, 4, 8}, "x"), tokens = normal({2, 3, 8}, "x"), ints({2, 3, 8}, DType::i32),
                  half = normal({2, 3, 8}, "x", 0, 1, DType::bf16), w = normal({2, 2}, "w");
     auto refused = [&](const char* op, auto call) { EXPECT_THROWS_WITH_AS(call(), doctest::Contains(op), std::logic_error); };
     refused("adaptive_pool: ", [&] { nn::adaptive_pool(tokens, 1, 1, 1); });
     refused("adaptive_pool: ", [&] { nn::adaptive_pool(grid, 0, 2, 2); });
     refused("adaptive_pool: ", [&] { nn::adaptive_pool(Tensor({1, 0, 4, 4, 8}), 1, 2, 2); });
+    refused("adaptive_pool: ", [&] { nn::adaptive_pool(Tensor({1, 2, 4, 4, 8}, DType::i32), 1, 2, 2); });
     refused("token_mean: ", [&] { nn::token_mean(grid); });
     refused("token_mean: ", [&] { nn::token_mean(Tensor({2, 0, 8})); });
-    refused("token_mean: ", [&] { nn::token_mean(half); });
+    refused("token_mean: ", [&] { nn::token_mean(ints); });
     refused("mix: ", [&] { nn::mix({tokens, tokens, tokens}, w); });
     refused("mix: ", [&] { nn::mix({tokens, normal({2, 4, 8}, "y")}, w); });
     refused("mix: ", [&] { nn::mix({tokens, half}, w); });
+    refused("mix: ", [&] { nn::mix({half, tokens}, w); });
     refused("mix: ", [&] { nn::mix({}, w); });
     refused("mix: ", [&] { nn::mix({tokens, tokens}, normal({2, 2}, "w", 0, 1, DType::bf16)); });
-    refused("softmax_rows: ", [&] { nn::softmax_rows(half); });
+    refused("softmax_rows: ", [&] { nn::softmax_rows(ints); });
     refused("softmax_rows: ", [&] { nn::softmax_rows(Tensor({2, 0})); });
 }

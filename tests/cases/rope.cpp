@@ -10,18 +10,18 @@ using namespace merv::test;
 
 namespace {
 
-Setting setting(int64_t N, int64_t H, int64_t D, int64_t start, int64_t positions, double spread = 1) {
+Setting setting(int64_t N, int64_t H, int64_t D, int64_t start, int64_t positions, double spread = 1, int64_t S = 1) {
     // random tables: the op must not rely on cos^2 + sin^2 = 1
-    return {concat(N, "x", H, "x", D, " from ", start, " of ", positions, spread == 1 ? "" : concat(", spread ", spread)),
-            {input({N, H, D}, 0, spread), input({positions, D / 2}), input({positions, D / 2})},
+    return {concat(N, "x", H, "x", D, " from ", start, " of ", positions, spread == 1 ? "" : concat(", spread ", spread), S == 1 ? "" : concat(", ", S, " sequences")),
+            {input(S == 1 ? Shape{N, H, D} : Shape{S, N, H, D}, 0, spread), fixed({positions, D / 2}), fixed({positions, D / 2})},
             [=](const Tensors& x) { return nn::rope(x[0], x[1], x[2], start); },
             [=](const std::vector<Numbers>& in, Round q) {
                 Numbers y(in[0].size());
-                for (int64_t n = 0; n < N; n++)
+                for (int64_t n = 0; n < S * N; n++)
                     for (int64_t h = 0; h < H; h++)
                         for (int64_t d = 0; d < D / 2; d++) {
-                            const size_t low = size_t((n * H + h) * D + d), high = low + size_t(D / 2), angle = size_t((start + n) * (D / 2) + d);
-                            const double re = in[0][low], im = in[0][high], cos = in[1][angle], sin = in[2][angle];
+                            const size_t low = size_t((n * H + h) * D + d), high = low + size_t(D / 2), angle = size_t((start + n % N) * (D / 2) + d);
+                            const Real re = in[0][low], im = in[0][high], cos = in[1][angle], sin = in[2][angle];
                             y[low] = q(q(re * cos) - q(im * sin));
                             y[high] = q(q(im * cos) + q(re * sin));
                         }
@@ -34,7 +34,8 @@ Setting setting(int64_t N, int64_t H, int64_t D, int64_t start, int64_t position
 TEST_CASE("rope") {
     check_op("rope", {setting(1, 1, 2, 0, 1), setting(1, 3, 8, 12, 13), setting(7, 2, 12, 0, 7), setting(13, 5, 24, 4, 20), setting(31, 3, 30, 1, 40),
                       setting(17, 4, 34, 5, 22), setting(65, 8, 64, 100, 201), setting(3, 2, 128, 4093, 4096),
-                      setting(2, 40, 80, 0, 2), setting(5, 2, 62, 0, 5, 1000)});
+                      setting(2, 40, 80, 0, 2), setting(5, 2, 62, 0, 5, 1000),
+                      setting(7, 3, 12, 2, 11, 1, 5), setting(1, 2, 34, 3, 4, 1, 13)});
 }
 
 TEST_CASE("rope: the output may be the input") {
@@ -53,6 +54,6 @@ TEST_CASE("rope: wrong arguments are refused by name") {
     refused([&] { nn::rope(x, cos, normal({5, 4}, "sin"), 0); });
     refused([&] { nn::rope(normal({4, 8}, "x"), cos, sin, 0); });
     refused([&] { nn::rope(normal({4, 2, 7}, "x"), normal({6, 3}, "cos"), normal({6, 3}, "sin"), 0); });
-    refused([&] { nn::rope(normal({4, 2, 8}, "x", 0, 1, DType::bf16), cos, sin, 0); });
+    refused([&] { nn::rope(Tensor({4, 2, 8}, DType::i32), cos, sin, 0); });
     refused([&] { nn::rope(x, normal({6, 4}, "cos", 0, 1, DType::bf16), normal({6, 4}, "sin", 0, 1, DType::bf16), 0); });
 }
