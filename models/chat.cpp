@@ -37,6 +37,7 @@ struct CatchInterrupt {
         if (pipe2(wake, O_CLOEXEC | O_NONBLOCK) != 0) fail(Exit::runtime, "no pipe: ", std::strerror(errno));
         struct sigaction action = {};
         action.sa_handler = on_interrupt;
+        action.sa_flags = SA_RESTART;           // else a write cut short would count as a failure of stdout
         sigaction(SIGINT, &action, &before);
     }
     ~CatchInterrupt() {
