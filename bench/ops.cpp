@@ -23,7 +23,7 @@ double product(std::initializer_list<int64_t> v) {
 using Dims = std::vector<int64_t>;
 std::string joined(const Dims& dims) {
     std::string s;
-    for (int64_t d : dims) s += (s.empty() ? "" : "x") + std::to_string(d);
+    for (int64_t d : dims) s += concat(s.empty() ? "" : "x", d);
     return s;
 }
 

@@ -25,14 +25,14 @@ def timed(f):
     return (time.perf_counter() - start) * 1e3
 
 
-def encoder(name, all_blocks):
-    """A module from pixels to the features MERV reads, and an input."""
+def encoder(name):
+    """A module from pixels to features, and an input. As their libraries run them, with every block; merv-bench stops behind the last
+    block MERV reads, unless --all-blocks is given."""
     if name in ("dinov2", "siglip"):
         import timm
         architecture = "vit_large_patch14_reg4_dinov2" if name == "dinov2" else "vit_base_patch16_siglip_224"
         model = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=224).eval()
-        # MERV takes the last block but one, as get_intermediate_layers(n={len - 2}) does: which, too, runs every block
-        model.forward = lambda x, m=model: m._intermediate_layers(x, n={len(m.blocks) - 2})[0] if not hasattr(m, "get_intermediate_layers") else m.get_intermediate_layers(x, n={len(m.blocks) - 2})[0]
+        model.forward = model.forward_features
         return model, torch.rand(16, 3, 224, 224)
     if name == "vivit":
         from transformers import VivitConfig, VivitModel
@@ -67,7 +67,7 @@ class LanguageBind(torch.nn.Module):
     def forward(self, pixels):
         x = self.pre(self.embeddings(pixels))
         F, N, C = x.shape
-        for layer, attention, norm, table in zip(self.layers[:-1], self.temporal, self.norms, self.tables):
+        for layer, attention, norm, table in zip(self.layers, self.temporal, self.norms, self.tables):
             x = x.view(F // 8, 8, N, C).transpose(1, 2).reshape(-1, 8, C) + table
             x = x + attention(norm(x))[0]
             x = x.view(F // 8, N, 8, C).transpose(1, 2).reshape(F, N, C)
@@ -101,7 +101,7 @@ def peers(what, args, dtype):
         return made
 
     if what == "encode":
-        module, x = encoder(args.encoder, False)
+        module, x = encoder(args.encoder)
         module, x = module.to(dtype), x.to(dtype)
         return variants(module, lambda m: m(x))
     if what == "prefill":

@@ -15,12 +15,11 @@ class Tape {
     void mark(std::function<void()> passed);    // called when backward passes this point
     void backward(const Tensor& y, const Tensor& dy);   // d loss / d y = dy; empties the tape
     void backward(const Tensor& loss);          // one element; d loss = 1
+    void backward(const Slot& of, Tensor dy);   // of the tensor that had this slot, which nobody needs to hold any more
     size_t size() const { return nodes_.size(); }
     void clear() { nodes_.clear(); }
 
   private:
-    friend Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
-    void run(const Slot& from, Tensor dy);
     struct Node { const char* op; Slot out; Backward backward; };       // out is null for a mark
     std::vector<Node> nodes_;
 };
@@ -31,9 +30,20 @@ struct NoGrad {                                 // recording is off in scope
     ~NoGrad();
     NoGrad(const NoGrad&) = delete;
     NoGrad& operator=(const NoGrad&) = delete;
+    bool met() const;                           // has an op in scope had an input that wants a gradient?
 
   private:
-    bool saved_;
+    bool recorded_, met_;
+};
+struct RecordOn {                               // ops are recorded, on this tape, in scope
+    explicit RecordOn(Tape&);
+    ~RecordOn();
+    RecordOn(const RecordOn&) = delete;
+    RecordOn& operator=(const RecordOn&) = delete;
+
+  private:
+    Tape* tape_;
+    bool recorded_;
 };
 
 // Will an op on these inputs be recorded? Ops ask before they save anything for backward.
@@ -42,8 +52,5 @@ bool wants_grad(std::initializer_list<const Tensor*> inputs);
 // The one call every op ends with: if recording and any input wants a gradient, y gets a slot and the tape a node. An
 // empty `backward` marks an op that has no gradient; a backward pass that reaches it throws and names it.
 Tensor record(const char* op, Tensor y, std::initializer_list<const Tensor*> inputs, Tape::Backward backward = {});
-
-// y = f(x), keeping x alone: backward runs f again. Parameters inside f get their gradients. If nothing wants one, this is f(x).
-Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
 }

@@ -78,6 +78,10 @@ std::string json_syntax_error(const nlohmann::json::exception& e) {
     return brief(tag == std::string_view::npos ? text : text.substr(tag + 2), 200);
 }
 
+bool exists(const std::string& path) {
+    std::error_code ignored;
+    return std::filesystem::exists(path, ignored);
+}
 std::string read_text(const std::string& path, size_t most, Exit code) {
     std::error_code error;
     const auto status = std::filesystem::status(path, error);

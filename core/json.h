@@ -11,6 +11,7 @@ namespace merv {
 using Json = nlohmann::ordered_json;            // keys keep the order of the file
 struct JsonLimits { size_t bytes = size_t(16) << 20; int depth = 64; };
 
+bool exists(const std::string& path);           // anything of that name, as far as one may look
 // The text of a regular file of at most `most` bytes; Error(code) naming the file if it is missing, a folder, unreadable or larger.
 std::string read_text(const std::string& path, size_t most = size_t(16) << 20, Exit code = Exit::bad_weights);
 // `where` (usually a path) opens the message of the Error(code) that anything irregular throws.

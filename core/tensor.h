@@ -37,13 +37,12 @@ class Shape {
 
 class Tensor;
 
-// Where the gradient of one tensor is delivered. Backward closures hold the slot of a tensor whose values they do not
+// Where the gradient of one tensor is delivered (nn::add_gradient). Backward closures hold the slot of a tensor whose values they do not
 // read, so an activation is freed as soon as no backward needs it.
 struct GradSlot {
     Shape shape;                                // of the tensor; its reshaped views share the slot
     std::shared_ptr<Tensor> grad = nullptr;     // null until the first contribution
     bool own = false;                           // grad is a sum made for this slot (nn::grad_buffer), always added to in place
-    void add(const Tensor& g);                  // else the first is kept as it is, and added to once nobody else holds it
 };
 using Slot = std::shared_ptr<GradSlot>;         // null: no gradient wanted
 

@@ -127,10 +127,6 @@ const std::vector<std::string> kLanguageModels = {"llama2-7b-pure", "llama2-13b-
                                                   "llama3-8b-pure", "llama3-8b-chat", "llama3.1-8b-chat", "qwen2.5-3b-instruct", "qwen2.5-7b-instruct"};
 
 std::string file_in(const std::string& folder, const char* name) { return folder + "/" + name; }
-bool exists(const std::string& path) {
-    std::error_code ignored;
-    return std::filesystem::exists(path, ignored);
-}
 bool is_vivit(const std::string& backbone) { return backbone.starts_with("vivit-"); }
 
 void require(bool condition, const MervConfig& c, size_t i, const char* key, int value, const std::string& expected) {

@@ -10,10 +10,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool exists(const std::string& path) {
-    std::error_code ignored;
-    return fs::exists(path, ignored);
-}
 bool is_folder(const std::string& path) {
     std::error_code ignored;
     return fs::is_directory(path, ignored);

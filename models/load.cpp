@@ -13,10 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool exists(const std::string& path) {
-    std::error_code ignored;
-    return fs::exists(path, ignored);
-}
 void require_folder(const std::string& path, const char* advice) {
     std::error_code error;
     const fs::file_status s = fs::status(path, error);

@@ -27,8 +27,21 @@ void check_index(const char* op, const Tensor& index, int64_t rows) {
         CHECK(at >= 0 && at < rows, op, ": index ", at, " of ", rows, " rows");
     }
 }
-void give(const Slot& slot, const Tensor& gradient) { if (slot) slot->add(gradient); }
 
+}
+
+void add_gradient(const Slot& slot, const Tensor& contribution) {
+    if (!slot) return;
+    const Tensor g = contribution.detach().reshape(slot->shape);
+    std::shared_ptr<Tensor>& grad = slot->grad;
+    if (!grad) {
+        grad = std::make_shared<Tensor>(g);
+        return;
+    }
+    CHECK(g.dtype() == grad->dtype(), "gradient ", g, " added to ", *grad);
+    const Tensor sum = slot->own || grad->unique() ? *grad : empty_like(g);        // somebody else may hold the first contribution
+    kernels::add({.y = sum, .a = *grad, .b = g});
+    *grad = sum;
 }
 
 Tensor grad_buffer(const Tensor& p) {
@@ -51,7 +64,7 @@ Tensor add(const Tensor& a, const Tensor& b) {
     CHECK(a.shape() == b.shape() && a.dtype() == b.dtype() && is_float(a), "add: ", a, " and ", b);
     Tensor y = empty_like(a);
     kernels::add({.y = y, .a = a, .b = b});
-    return record("add", y, {&a, &b}, [da = a.slot(), db = b.slot()](const Tensor& dy) { give(da, dy), give(db, dy); });
+    return record("add", y, {&a, &b}, [da = a.slot(), db = b.slot()](const Tensor& dy) { add_gradient(da, dy), add_gradient(db, dy); });
 }
 
 Tensor convert(const Tensor& x, DType dtype) {
@@ -62,7 +75,7 @@ Tensor convert(const Tensor& x, DType dtype) {
         return y;
     };
     CHECK(is_float(x), "convert: ", x, " to ", name_of(dtype));
-    return record("convert", converted(x, dtype), {&x}, [slot = x.slot(), from = x.dtype(), converted](const Tensor& dy) { slot->add(converted(dy, from)); });
+    return record("convert", converted(x, dtype), {&x}, [slot = x.slot(), from = x.dtype(), converted](const Tensor& dy) { add_gradient(slot, converted(dy, from)); });
 }
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const LinearExtras& e) {
@@ -83,19 +96,19 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Linear
     return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual},
                   [kept, w, bias, z, act = e.act, gate = e.gate, scale = e.scale, plain, x_shape = x.shape(), dx_slot = x.slot(), dr_slot = e.residual ? e.residual.slot() : Slot(),
                    r_shape = e.residual ? e.residual.shape() : Shape()](Tensor dy) {
-        if (dr_slot) dr_slot->add(dy.reshape(r_shape));
+        if (dr_slot) add_gradient(dr_slot, dy.reshape(r_shape));
         const bool wants_dz = dx_slot || kept, reuse = plain || dy.unique();    // dz may take dy's place
         const Tensor dz = reuse ? dy : wants_dz ? empty_like(dy) : Tensor(), dgate = gate && gate.needs_grad() ? empty_like(gate) : Tensor();
         const Tensor dscale = grad_buffer(scale), dbias = grad_buffer(bias);
         if (!plain || dbias)
             kernels::linear({.dz = plain ? Tensor() : dz, .dgate = dgate, .dscale = dscale, .dbias = dbias, .dy = dy, .z = z, .gate = gate, .scale = scale, .act = act});
         dy = {};
-        if (dgate) gate.slot()->add(dgate);
+        if (dgate) add_gradient(gate.slot(), dgate);
         if (kept) kernels::linear({.dw = grad_buffer(w), .dz = dz, .x = kept});
         if (dx_slot) {
             const Tensor dx(x_shape, dz.dtype());
             kernels::linear({.dx = dx, .dz = dz, .w = w});
-            dx_slot->add(dx);
+            add_gradient(dx_slot, dx);
         }
     });
 }
@@ -109,7 +122,7 @@ Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
     return record("layernorm", y, {&x, &w, &b}, [x = x.detach(), slot = x.slot(), w, b, eps](const Tensor& dy) {
         const Tensor dx = slot ? empty_like(x) : Tensor();
         kernels::layernorm({.dx = dx, .dw = grad_buffer(w), .db = grad_buffer(b), .dy = dy, .x = x, .w = w, .eps = eps});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps) {
@@ -120,7 +133,7 @@ Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps) {
     return record("rmsnorm", y, {&x, &w}, [x = x.detach(), slot = x.slot(), w, eps](const Tensor& dy) {
         const Tensor dx = slot ? empty_like(x) : Tensor();
         kernels::rmsnorm({.dx = dx, .dw = grad_buffer(w), .dy = dy, .x = x, .w = w, .eps = eps});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 
@@ -168,7 +181,7 @@ Tensor attention(const AttentionArgs& a) {
         const Tensor dq = gradient(a.q, a.q_column, a.heads * a.head_dim), dk = gradient(a.k, a.k_column, a.kv_heads * a.head_dim), dv = gradient(a.v, a.v_column, a.kv_heads * a.head_dim);
         kernels::attention({.dq = rows(dq, a.queries, a.q_column), .dk = rows(dk, a.keys, a.k_column), .dv = rows(dv, a.keys, a.v_column),
                             .dout = rows(dy, a.queries, 0), .fwd = fwd});
-        for (const Made& m : made) give(m.slot, m.sum);
+        for (const Made& m : made) add_gradient(m.slot, m.sum);
     });
 }
 
@@ -180,7 +193,7 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start
     return record("rope", y, {&x}, [slot = x.slot(), cos, sin, start](const Tensor& dy) {
         const Tensor dx = empty_like(dy);
         kernels::rope({.y = dx, .x = dy, .cos = cos, .sin = sin, .start = start, .inverse = true});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 
@@ -193,7 +206,7 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
         const Tensor sum = zeros(shape), dx = dy.dtype() == DType::f32 ? sum : Tensor(shape, dy.dtype());
         kernels::gather_rows({.dx = sum, .dy = dy, .index = index});
         if (dy.dtype() != DType::f32) kernels::convert({.y = dx, .x = sum});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 Tensor embedding(const Tensor& table, const Tensor& index, DType dtype) {
@@ -230,7 +243,7 @@ Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& 
             if (!slot) continue;
             const Tensor dx({index.numel(), dy.dim(1)}, dy.dtype());
             kernels::gather_rows({.y = dx, .x = dy, .index = index});
-            slot->add(dx.reshape(shape));
+            add_gradient(slot, dx.reshape(shape));
         }
     });
 }
@@ -239,7 +252,7 @@ Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end) {
     return record("slice_rows", y, {&x}, [slot = x.slot(), shape = x.shape(), begin, end](const Tensor& dy) {
         const Tensor dx = zeros(shape, dy.dtype());
         dx.slice(begin, end).copy_from(dy);
-        slot->add(dx);
+        add_gradient(slot, dx);
     });
 }
 Tensor drop_tokens(const Tensor& x, int64_t n) {
@@ -256,7 +269,7 @@ Tensor add_rows(const Tensor& x, const Tensor& table, int64_t inner) {
     kernels::add_rows({.y = y, .x = x, .table = table, .inner = inner});
     return record("add_rows", y, {&x, &table}, [slot = x.slot(), table, inner](const Tensor& dy) {
         if (const Tensor dtable = grad_buffer(table)) kernels::add_rows({.dtable = dtable, .dy = dy, .inner = inner});
-        give(slot, dy);
+        add_gradient(slot, dy);
     });
 }
 Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
@@ -266,7 +279,7 @@ Tensor prepend_tokens(const Tensor& x, const Tensor& tokens) {
     return record("prepend_tokens", y, {&x, &tokens}, [slot = x.slot(), shape = x.shape(), tokens](const Tensor& dy) {
         const Tensor dx = slot ? Tensor(shape, dy.dtype()) : Tensor(), dtokens = grad_buffer(tokens);
         if (dx || dtokens) kernels::prepend_tokens({.dx = dx, .dtokens = dtokens, .dy = dy});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 
@@ -286,7 +299,7 @@ Tensor adaptive_pool(const Tensor& x, int64_t t, int64_t y, int64_t z) {
     return record("adaptive_pool", out, {&x}, [slot = x.slot(), shape = x.shape()](const Tensor& dy) {
         const Tensor dx(shape, dy.dtype());
         kernels::adaptive_pool({.dx = dx, .dy = dy});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 Tensor token_mean(const Tensor& x) {
@@ -296,7 +309,7 @@ Tensor token_mean(const Tensor& x) {
     return record("token_mean", y, {&x}, [slot = x.slot(), shape = x.shape()](const Tensor& dy) {
         const Tensor dx(shape, dy.dtype());
         kernels::token_mean({.dx = dx, .dy = dy});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
@@ -314,8 +327,8 @@ Tensor mix(const std::vector<Tensor>& x, const Tensor& weights) {
         for (const Slot& s : slots) dx.push_back(s ? empty_like(dy) : Tensor());
         const Tensor dweights = weights.needs_grad() ? empty_like(weights) : Tensor();
         kernels::mix({.dx = dx, .dweights = dweights, .dy = dy, .x = kept, .weights = weights});
-        for (size_t e = 0; e < slots.size(); e++) give(slots[e], dx[e]);
-        give(weights.slot(), dweights);
+        for (size_t e = 0; e < slots.size(); e++) add_gradient(slots[e], dx[e]);
+        add_gradient(weights.slot(), dweights);
     });
 }
 Tensor softmax_rows(const Tensor& x, float scale) {
@@ -325,7 +338,7 @@ Tensor softmax_rows(const Tensor& x, float scale) {
     return record("softmax_rows", y, {&x}, [slot = x.slot(), y, scale](const Tensor& dy) {
         const Tensor dx = empty_like(dy);
         kernels::softmax_rows({.dx = dx, .dy = dy, .y = y, .scale = scale});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 
@@ -358,7 +371,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, int64_t count) 
     return record("cross_entropy", mean_loss(losses, count), {&logits}, [x = logits.detach(), slot = logits.slot(), labels, count](const Tensor& dy) {
         const Tensor dx = empty_like(x);
         kernels::cross_entropy({.dx = dx, .x = x, .labels = labels, .scale = dy.data<float>()[0] / float(count)});
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 
@@ -391,7 +404,7 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& labe
                 kernels::linear({.dw = dw, .dz = logits.slice(i - m, stop - m), .x = x.slice(i, stop)});
             }
         });
-        give(slot, dx);
+        add_gradient(slot, dx);
     });
 }
 

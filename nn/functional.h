@@ -71,6 +71,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, int64_t count =
 inline constexpr int64_t kLossChunk = 512;      // chunks are multiples of this: whole chunks of the sum that dw is
 Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& labels, int64_t count = 0, int64_t chunk = kLossChunk);
 
+// A contribution to the gradient of the tensor with this slot; no slot: nobody wants it. The first is kept as it is, and
+// added to once nobody else holds it.
+void add_gradient(const Slot& slot, const Tensor& g);
 // The f32 sum that a parameter's gradients are added to, zero at first; none if the parameter is frozen.
 Tensor grad_buffer(const Tensor& parameter);
 

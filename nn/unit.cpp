@@ -1,5 +1,6 @@
 #include "nn/unit.h"
 #include <utility>
+#include "nn/functional.h"
 
 namespace merv::nn {
 namespace {
@@ -22,6 +23,32 @@ RecomputeScope::~RecomputeScope() { policy = saved_; }
 
 void can_refill(const Tensor& y, std::function<void(const Tensor&)> fill) {
     if (refills_of_unit) refills_of_unit->push_back({y.detach(), std::move(fill)});
+}
+
+Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x) {
+    if (!recording()) return f(x);
+    Tensor y;
+    bool wanted = x.needs_grad();
+    {
+        const NoGrad no_grad;
+        y = f(x.detach());
+        wanted |= no_grad.met();                // a parameter inside f may want a gradient even if x does not
+    }
+    if (!wanted) return y;
+    y.set_needs_grad();
+    Tape::current().record("recompute", y.slot(), [f, x = x.detach(), slot = x.slot()](Tensor dy) {
+        Tape inner;
+        Tensor again = x;
+        again.set_needs_grad(slot != nullptr);
+        Slot out;                               // the second y is not kept: only its slot is needed
+        {
+            const RecordOn scope(inner);
+            out = f(again).slot();
+        }
+        if (out) inner.backward(out, std::move(dy));
+        if (const Tensor dx = again.grad()) add_gradient(slot, dx);
+    });
+    return y;
 }
 
 Tensor run_unit(const Tensor& x, const std::function<Tensor(const Tensor&)>& f) {

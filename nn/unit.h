@@ -23,6 +23,9 @@ struct RecomputeScope {                         // the choice for the units that
 // f(x). What f refers to must outlive the backward pass.
 Tensor run_unit(const Tensor& x, const std::function<Tensor(const Tensor&)>& f);
 
+// y = f(x), keeping x alone: backward runs f again. Parameters inside f get their gradients. If nothing wants one, this is f(x).
+Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
+
 // An op says that it can write y again at any time, from tensors that its own backward keeps anyway. Under norms_and_gates y's
 // bytes then go when the unit's forward ends, and come back when backward reaches the unit.
 void can_refill(const Tensor& y, std::function<void(const Tensor& y)> fill);

@@ -31,6 +31,12 @@ struct Run {
     }
 };
 
+inline Run succeeded(const Run& r) {            // what a run must have done
+    CAPTURE(r.err);
+    REQUIRE_EQ(r.code, 0);
+    return r;
+}
+
 inline std::string built(const std::string& program) {         // its absolute path
     const char* folder = std::getenv("MERV_BIN");
     return (std::filesystem::absolute(folder ? folder : "build/bin") / program).string();

@@ -40,6 +40,8 @@ inline std::string shared(const std::string& path) {
 }
 // Committed reference output, relative to the project's root (the tests run from there).
 inline std::string golden(const std::string& path) { return "tests/golden/" + path; }
+inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+#define EXPECT_SAYS(text, part) EXPECT_MESSAGE(merv::test::contains(text, part), "got '", text, "' instead of '", part, "'")
 // A scratch folder that is removed again.
 struct TempDir {
     std::filesystem::path path;

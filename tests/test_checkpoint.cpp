@@ -11,7 +11,6 @@ static std::string opening(const std::string& folder) {
     try { Checkpoint::open(folder); } catch (const Error& e) { EXPECT(e.code == Exit::bad_weights); return e.what(); }
     return "";
 }
-#define EXPECT_SAYS(message, text) EXPECT_MESSAGE((message).find(text) != std::string::npos, "got '", message, "' instead of '", text, "'")
 static Tensor value(float v) { return from_floats(std::vector<float>{v}, {1}); }
 
 TEST_CASE("checkpoint: one file, and which file is chosen") {

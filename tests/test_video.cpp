@@ -24,7 +24,6 @@ uint32_t frame_crc(const Clip& c, size_t i) { return crc32(c.frames.slice(c.grid
 std::string refused(const std::string& path, const ClipRange& range = {}) {
     return error_of(Exit::bad_data, [&] { read_clip(path, 32, range); });
 }
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 void expect_clip(const std::string& path, const nlohmann::json& c) {
     INFO(path);

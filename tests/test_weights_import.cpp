@@ -1,5 +1,5 @@
 // merv-weights import, export, verify: published parts become a MERV folder, and the folder those parts, bit for bit.
-#include "tests/run_program.h"
+#include "tests/weights_program.h"
 #include <algorithm>
 #include <map>
 #include <sys/resource.h>
@@ -14,28 +14,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Words = std::vector<std::string>;
 const std::string kTiny = golden("merv-tiny"), kParts = golden("published");
 const std::map<std::string, std::string> kBackbones = {{"languagebind", "languagebind-video-noclass"}, {"dinov2", "dinov2-video-all-tokens"},
                                                        {"vivit", "vivit-google-b-all-no-cls-16frames"}, {"siglip", "siglip-vit-b16-224px-all-no-cls"}};
 
-Run weights(const Words& arguments, const std::string& environment = "") { return run_program(built("merv-weights"), arguments, environment); }
-Run good(const Words& arguments, const std::string& environment = "") {
-    const Run r = weights(arguments, environment);
-    CAPTURE(r.err);
-    REQUIRE_EQ(r.code, 0);
-    return r;
-}
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
-#define EXPECT_SAYS(text, part) EXPECT_MESSAGE(contains(text, part), "got '", text, "' instead of '", part, "'")
-void expect_error(const Words& arguments, int code, const std::string& part, const std::string& environment = "") {
-    const Run r = weights(arguments, environment);
-    CAPTURE(part);
-    EXPECT_EQ(r.code, code);
-    EXPECT_EQ(r.out, "");
-    EXPECT_SAYS(r.err, "merv-weights: error: ");
-    EXPECT_SAYS(r.err, part);
-}
 
 // import's words for parts below `from`; `changed` replaces some, "" leaves one out.
 Words import(const std::string& from, const std::string& out, const std::map<std::string, std::string>& changed = {}) {
@@ -50,12 +32,6 @@ Words import(const std::string& from, const std::string& out, const std::map<std
 Words with(Words words, const Words& more) {
     words.insert(words.end(), more.begin(), more.end());
     return words;
-}
-std::map<std::string, std::string> files_of(const std::string& folder) {
-    std::map<std::string, std::string> all;
-    for (const auto& entry : fs::recursive_directory_iterator(folder))
-        if (entry.is_regular_file()) all[fs::relative(entry.path(), folder).string()] = read_file(entry.path().string());
-    return all;
 }
 std::vector<std::string> names_in(const std::string& folder) {
     std::vector<std::string> names;

@@ -1,5 +1,5 @@
 // merv-weights: what it finds in files, the models it makes up, and the writers beneath it.
-#include "tests/run_program.h"
+#include "tests/weights_program.h"
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,33 +14,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Words = std::vector<std::string>;
 const std::string kTiny = golden("merv-tiny"), kTokenizer = golden("merv-tiny/llm/tokenizer.model");
 
-Run weights(const Words& arguments, const std::string& environment = "") { return run_program(built("merv-weights"), arguments, environment); }
-Run good(const Words& arguments, const std::string& environment = "") {
-    const Run r = weights(arguments, environment);
-    CAPTURE(r.err);
-    REQUIRE_EQ(r.code, 0);
-    return r;
-}
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
-#define EXPECT_SAYS(text, part) EXPECT_MESSAGE(contains(text, part), "got '", text, "' instead of '", part, "'")
-void expect_error(const Words& arguments, int code, const std::string& part) {
-    const Run r = weights(arguments);
-    CAPTURE(part);
-    EXPECT_EQ(r.code, code);
-    EXPECT_EQ(r.out, "");
-    EXPECT(r.err.starts_with("merv-weights: error: "));
-    EXPECT_SAYS(r.err, part);
-}
 
-std::map<std::string, std::string> files_of(const std::string& folder) {
-    std::map<std::string, std::string> all;
-    for (const auto& entry : fs::recursive_directory_iterator(folder))
-        if (entry.is_regular_file()) all[fs::relative(entry.path(), folder).string()] = read_file(entry.path().string());
-    return all;
-}
 
 // One random model of each type, made once by the program.
 struct Made {

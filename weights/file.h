@@ -1,12 +1,19 @@
 // Reading a file as memory, and writing one so that its name never shows half of it.
 #pragma once
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 namespace merv {
+
+template <class T> T load_unaligned(const std::byte* at) {      // files promise no alignment
+    T v;
+    std::memcpy(&v, at, sizeof v);
+    return v;
+}
 
 // A regular file, mapped read-only. Error(Exit::bad_weights): "<path>: what; what to do"; `expected` names what it should be.
 class MappedFile {

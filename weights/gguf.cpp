@@ -1,15 +1,11 @@
 #include "weights/gguf.h"
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "core/json.h"
 #include "core/log.h"
+#include "weights/file.h"
 
 namespace merv {
 namespace {
@@ -31,25 +27,20 @@ enum ValueType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kStri
 constexpr size_t kScalarBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 constexpr const char* kValueNames[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
 
-template <class T> T load(const std::byte* at) {        // files promise no alignment
-    T v;
-    std::memcpy(&v, at, sizeof v);
-    return v;
-}
 bool is_integer(uint32_t type) { return type <= kI32 || type == kU64 || type == kI64; }
 int64_t integer_at(uint32_t type, const std::byte* at) {        // beyond 63 bits: the largest
     switch (type) {
-        case kU8: return load<uint8_t>(at);
-        case kI8: return load<int8_t>(at);
-        case kU16: return load<uint16_t>(at);
-        case kI16: return load<int16_t>(at);
-        case kU32: return load<uint32_t>(at);
-        case kI32: return load<int32_t>(at);
-        case kU64: return int64_t(std::min<uint64_t>(load<uint64_t>(at), INT64_MAX));
-        default: return load<int64_t>(at);
+        case kU8: return load_unaligned<uint8_t>(at);
+        case kI8: return load_unaligned<int8_t>(at);
+        case kU16: return load_unaligned<uint16_t>(at);
+        case kI16: return load_unaligned<int16_t>(at);
+        case kU32: return load_unaligned<uint32_t>(at);
+        case kI32: return load_unaligned<int32_t>(at);
+        case kU64: return int64_t(std::min<uint64_t>(load_unaligned<uint64_t>(at), INT64_MAX));
+        default: return load_unaligned<int64_t>(at);
     }
 }
-double number_at(uint32_t type, const std::byte* at) { return type == kF32 ? double(load<float>(at)) : type == kF64 ? load<double>(at) : double(integer_at(type, at)); }
+double number_at(uint32_t type, const std::byte* at) { return type == kF32 ? double(load_unaligned<float>(at)) : type == kF64 ? load_unaligned<double>(at) : double(integer_at(type, at)); }
 std::string_view text_of(std::span<const std::byte> s) { return {reinterpret_cast<const char*>(s.data()), s.size()}; }
 
 // The part of the file that has not been read. Nothing is copied, and every length is compared with the bytes that are left.
@@ -65,7 +56,7 @@ class Reader {
         rest_ = rest_.subspan(size_t(n));
         return head;
     }
-    template <class T> T number(const char* what) { return load<T>(take(sizeof(T), what).data()); }
+    template <class T> T number(const char* what) { return load_unaligned<T>(take(sizeof(T), what).data()); }
     std::string_view text(const char* what) { return text_of(take(number<uint64_t>(what), what)); }
     std::string name(const char* what, size_t most) {
         const std::string_view s = text(what);
@@ -89,15 +80,15 @@ class Reader {
 
 // One row of `n` values. Blocks have a scale d, and Q4_1 a minimum m, in f16; low nibbles are the first half of a block.
 void read_row(const std::string& type, const std::byte* at, int64_t n, float* out) {
-    if (type == "F16") for (int64_t i = 0; i < n; i++) out[i] = from_f16(load<uint16_t>(at + 2 * i));
+    if (type == "F16") for (int64_t i = 0; i < n; i++) out[i] = from_f16(load_unaligned<uint16_t>(at + 2 * i));
     if (type == "Q8_0")
         for (int64_t i = 0; i < n; i += 32, at += 34) {
-            const float d = from_f16(load<uint16_t>(at));
-            for (int64_t j = 0; j < 32; j++) out[i + j] = float(load<int8_t>(at + 2 + j)) * d;
+            const float d = from_f16(load_unaligned<uint16_t>(at));
+            for (int64_t j = 0; j < 32; j++) out[i + j] = float(load_unaligned<int8_t>(at + 2 + j)) * d;
         }
     if (type == "Q4_0")
         for (int64_t i = 0; i < n; i += 32, at += 18) {
-            const float d = from_f16(load<uint16_t>(at));
+            const float d = from_f16(load_unaligned<uint16_t>(at));
             for (int64_t j = 0; j < 16; j++) {
                 const int q = int(at[2 + j]);
                 out[i + j] = float((q & 15) - 8) * d, out[i + j + 16] = float((q >> 4) - 8) * d;
@@ -105,7 +96,7 @@ void read_row(const std::string& type, const std::byte* at, int64_t n, float* ou
         }
     if (type == "Q4_1")
         for (int64_t i = 0; i < n; i += 32, at += 20) {
-            const float d = from_f16(load<uint16_t>(at)), m = from_f16(load<uint16_t>(at + 2));
+            const float d = from_f16(load_unaligned<uint16_t>(at)), m = from_f16(load_unaligned<uint16_t>(at + 2));
             for (int64_t j = 0; j < 16; j++) {
                 const int q = int(at[4 + j]);
                 out[i + j] = float(q & 15) * d + m, out[i + j + 16] = float(q >> 4) * d + m;
@@ -116,18 +107,8 @@ void read_row(const std::string& type, const std::byte* at, int64_t n, float* ou
 }
 
 std::shared_ptr<Gguf> Gguf::open(const std::string& path) {
-    struct stat info;
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    const bool there = fd >= 0 && ::fstat(fd, &info) == 0, is_file = there && S_ISREG(info.st_mode);
-    const int error = errno;
-    void* p = is_file && info.st_size > 0 ? ::mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-    if (fd >= 0) ::close(fd);
-    if (!there) fail(Exit::bad_weights, path, ": cannot be opened: ", std::strerror(error), "; check the path");
-    if (!is_file) fail(Exit::bad_weights, path, ": a GGUF file is expected, this is a ", S_ISDIR(info.st_mode) ? "folder" : "special file");
-    if (p == MAP_FAILED) fail(Exit::bad_weights, path, info.st_size ? ": cannot be mapped" : ": the file is empty; get it again");
-    const auto size = size_t(info.st_size);
-    const std::shared_ptr<const std::byte> mapping(static_cast<const std::byte*>(p), [size](const std::byte* at) { ::munmap(const_cast<std::byte*>(at), size); });
-    auto file = std::make_shared<Gguf>(parse({mapping.get(), size}, path));
+    const auto mapping = MappedFile::open(path, "a GGUF file");
+    auto file = std::make_shared<Gguf>(parse(mapping->bytes(), path));
     file->keep_ = mapping;
     return file;
 }
@@ -239,7 +220,7 @@ double Gguf::number(const std::string& key, double least, double most, std::opti
 }
 bool Gguf::boolean(const std::string& key, bool fallback) const {
     const Value* v = find(key, "true or false", [](const Value& v) { return v.type == kBool; });
-    return v ? load<uint8_t>(v->bytes.data()) != 0 : fallback;
+    return v ? load_unaligned<uint8_t>(v->bytes.data()) != 0 : fallback;
 }
 std::string Gguf::text(const std::string& key, std::optional<std::string> fallback) const {
     const Value* v = find(key, "a text", [](const Value& v) { return v.type == kString; });
@@ -273,7 +254,7 @@ std::map<std::string, std::string> Gguf::metadata() const {
     for (const auto& [key, v] : fields_) {
         if (v.type == kArray) all[key] = concat("[", v.count, " ", kValueNames[v.element], "]");
         else if (v.type == kString) all[key] = valid_utf8(text_of(v.bytes));
-        else if (v.type == kBool) all[key] = load<uint8_t>(v.bytes.data()) ? "true" : "false";
+        else if (v.type == kBool) all[key] = load_unaligned<uint8_t>(v.bytes.data()) ? "true" : "false";
         else if (is_integer(v.type)) all[key] = concat(integer_at(v.type, v.bytes.data()));
         else all[key] = concat(number_at(v.type, v.bytes.data()));
     }

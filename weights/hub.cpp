@@ -12,10 +12,6 @@ std::string variable(const char* name) {
     const char* value = std::getenv(name);
     return value ? value : "";
 }
-bool exists(const std::string& path) {
-    std::error_code ignored;
-    return fs::exists(path, ignored);
-}
 bool is_plain(const std::string& part) {        // an organisation's, a model's or a commit's name
     return !part.empty() && part[0] != '.' && part.size() <= 200 &&
            std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.'; });

@@ -19,12 +19,6 @@ const KnownDType* known(const std::string& dtype) {
     return nullptr;
 }
 
-template <class T> T load(const std::byte* at) {        // files promise no alignment
-    T v;
-    std::memcpy(&v, at, sizeof v);
-    return v;
-}
-
 template <class To, class From> void each(const std::byte* in, int64_t count, std::byte* out, From value) {
     To* y = reinterpret_cast<To*>(out);
     #pragma omp parallel for simd if (count > 1 << 16)
@@ -63,9 +57,9 @@ size_t dtype_bytes(const std::string& dtype) {
 }
 
 void convert_floats(const std::string& from, const std::byte* in, int64_t count, DType to, std::byte* out) {
-    auto f32 = [](const std::byte* p, int64_t i) { return load<float>(p + 4 * i); };
-    auto f16 = [](const std::byte* p, int64_t i) { return from_f16(load<uint16_t>(p + 2 * i)); };
-    auto b16 = [](const std::byte* p, int64_t i) { return std::bit_cast<float>(uint32_t(load<uint16_t>(p + 2 * i)) << 16); };
+    auto f32 = [](const std::byte* p, int64_t i) { return load_unaligned<float>(p + 4 * i); };
+    auto f16 = [](const std::byte* p, int64_t i) { return from_f16(load_unaligned<uint16_t>(p + 2 * i)); };
+    auto b16 = [](const std::byte* p, int64_t i) { return std::bit_cast<float>(uint32_t(load_unaligned<uint16_t>(p + 2 * i)) << 16); };
     if (from == (to == DType::f32 ? "F32" : "BF16")) {         // the bits of a NaN too
         if (count) std::memcpy(out, in, size_t(count) * size_t(size_of(to)));
         return;
@@ -126,7 +120,7 @@ Tensor TensorFile::tensor(const std::string& name) const {
         Tensor t(shape, DType::i32);
         packed(place(name).data(), [&](const std::byte* at) {
             for (int64_t i = 0; i < n; i++) {
-                const auto v = load<int64_t>(at + 8 * i);
+                const auto v = load_unaligned<int64_t>(at + 8 * i);
                 if (v < INT32_MIN || v > INT32_MAX) fail(Exit::bad_weights, path_, ": tensor ", brief(name), " holds ", v, ", which does not fit 32 bits");
                 t.data<int32_t>()[i] = int32_t(v);
             }
