@@ -15,8 +15,12 @@ FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
 
 # No fast-math: only what lets loops vectorise without changing a value. Fused multiply-adds are written out where wanted.
-CXXFLAGS := -std=c++20 $(if $(SAN),-O1 -fno-omit-frame-pointer,-O3) -g -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math \
-            -Wall -Wextra -Wno-psabi -I. -MMD -MP $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all)
+# Lines for profilers and backtraces; G=-g for a debugger. Tests are compiled fast, kernels to be fast.
+G        ?= -g1
+O         = $(if $(filter tests/test_%,$<),-O0,$(if $(SAN)$(filter tests/%,$<),-O1,$(if $(filter kernels/cpu/%,$<),-O3,-O2)))
+CXXFLAGS  = -std=c++20 $(O) $(G) -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -I. -MMD -MP $(SAN_FLAGS)
+# Null pointers are AddressSanitizer's; UBSan looks at what we ship, in half the compile time it takes for the tests as well.
+SAN_FLAGS = $(if $(SAN),-fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(if $(findstring undefined,$(SAN)),$(if $(filter tests/%,$<),-fno-sanitize=undefined,-fno-sanitize=null -fno-sanitize=vptr)))
 # The CPU kernels are compiled once per instruction set and chosen at run time (kernels/cpu.h). Everything else is for any machine.
 ISAS     := portable $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512_bf16)
 portable.flags    :=
@@ -44,7 +48,7 @@ deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
 
 test: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN)
-	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(B)/tests/all $(ARGS)
+	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) tests/run.sh $(B)/tests/all $(ARGS)
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(B)/bin
@@ -88,9 +92,7 @@ build/fuzz/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (fuzz)" ; clang++ $(FUZZ_FLAG
 $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -lavutil -o $@
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
-	@for f in $(FUZZ:tests/fuzz/fuzz_%.cpp=%); do echo "fuzzing $$f for $(FUZZ_SECONDS) s"; mkdir -p build/fuzz/corpus/$$f; \
-	  build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/crash-$$f- -print_final_stats=0 -verbosity=0 \
-	    build/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
+	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
 size: ; @tests/size.sh

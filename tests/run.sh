@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# All tests, a process for each source file (large ones first), as many at once as there are cores; the last line counts the test cases.
+# With arguments (doctest's: -tc='chat*', -ltc, ...) one process runs what they choose.
+set -u
+all=$1
+shift
+if [ $# -gt 0 ]; then exec "$all" "$@"; fi
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+export all out OMP_WAIT_POLICY=passive          # threads that have nothing to do leave the cores to the other processes
+one() {
+    local to=$out/${1//\//-}
+    "$all" -sf="*$1" >"$to" 2>&1
+    local code=$?
+    if ! tail -n 1 "$to" | grep -qE '^[0-9]+ passed, [0-9]+ failed'; then
+        printf '%s ended with status %d\n0 passed, 1 failed\n' "$1" $code >>"$to"
+    fi
+    flock "$out" sed '$d' "$to"                 # one file's output stays together
+}
+export -f one
+grep -l '^TEST_CASE' tests/cases/*.cpp tests/*.cpp | xargs ls -S | xargs -P "$(nproc)" -I{} bash -c 'one {}'
+tail -qn 1 "$out"/* | awk '{ passed += $1; failed += $3; skipped += $5 }
+    END { printf "%d passed, %d failed%s\n", passed, failed, skipped ? ", " skipped " skipped" : ""; exit failed > 0 || passed == 0 }'
