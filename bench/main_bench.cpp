@@ -44,6 +44,7 @@ int run(const Flags& flags) {
     else fail(Exit::usage, "say what to measure: ", kTests);
 
     const Options options{int(flags.integer("repetitions")), flags.number("seconds"), flags.on("lockstep")};
+    if (options.lockstep && cases.size() != 1) fail(Exit::usage, "--lockstep repeats one measurement; this asks for ", cases.size());
     for (const Case& c : cases) {
         const Result r = time(c, options);
         if (!options.lockstep) table.add(r);

@@ -131,21 +131,24 @@ std::vector<Case> block_cases(const Sizes& s, DType dtype) {
     const VitConfig v = std::get<Vit>(declared.encoders[1].model).config;
     const double N = double(s.tokens);
     const int64_t F = declared.encoders[1].frames, tokens = v.grid() * v.grid() + v.prefix();
-    return {
-        {"block", "llama layer", concat(s.tokens, "x", l.width), dtype, 0, 3 * llama_layer_flops(l, N, N * (N + 1) / 2), [=] {
+    if (!s.encoder.empty() && s.encoder != "llama" && s.encoder != "vit") fail(Exit::usage, "block takes --encoder llama or vit, not '", s.encoder, "'");
+    std::vector<Case> cases;
+    if (s.encoder != "vit")
+        cases.push_back({"block", "llama layer", concat(s.tokens, "x", l.width), dtype, 0, 3 * llama_layer_flops(l, N, N * (N + 1) / 2), [=] {
             auto layer = std::make_shared<LlamaLayer>(l);
             fill(*layer, dtype), trains(*layer);
             const Tensor x = hidden(s.tokens, l.width, dtype).reshape({1, s.tokens, l.width});
             const auto [cos, sin] = rope_tables(l, s.tokens);
             return [=, cos = cos, sin = sin] { step([&](const Tensor& in) { return (*layer)(in, cos, sin); }, x, x); };
-        }},
-        {"block", "vit-l block", concat(F, "x", tokens, "x", v.width), dtype, 0, 3 * block_flops(double(F), double(tokens), v.width, v.mlp), [=] {
+        }});
+    if (s.encoder != "llama")
+        cases.push_back({"block", "vit-l block", concat(F, "x", tokens, "x", v.width), dtype, 0, 3 * block_flops(double(F), double(tokens), v.width, v.mlp), [=] {
             auto block = std::make_shared<VitBlock>(v);
             fill(*block, dtype), trains(*block);
             const Tensor x = hidden(F * tokens, v.width, dtype).reshape({F, tokens, v.width});
             return [=] { step(*block, x, x); };
-        }},
-    };
+        }});
+    return cases;
 }
 
 std::vector<Case> preprocess_cases(const std::string& video, const std::string& image) {

@@ -15,20 +15,18 @@ SHAPES = ["4176x3072x1024", "4176x4096x1024", "4176x1024x4096", "3136x768x768", 
 
 
 def comparisons():
-    for dtype in ("f32", "bf16"):
-        for name in ("dinov2", "siglip", "languagebind", "vivit"):
-            yield "torch_cpu.py", "encode", "--encoder", name, "--dtype", dtype, "--rounds", "5"
-            if name != "vivit":
-                yield "torch_cpu.py", "encode", "--encoder", name, "--dtype", dtype, "--rounds", "5", "--all-blocks"
-        for shape in SHAPES:
-            yield "torch_cpu.py", "linear", "--shape", shape, "--dtype", dtype
+    for dtype in ("bf16", "f32"):
+        for block in ("llama", "vit"):
+            yield "torch_cpu.py", "block", "--encoder", block, "--dtype", dtype, "--rounds", "5"
         yield "llamacpp.py", "prefill", "--dtype", dtype, "--rounds", "7"
         yield "llamacpp.py", "decode", "--dtype", dtype, "--rounds", "31"
         yield "torch_cpu.py", "prefill", "--dtype", dtype, "--rounds", "5"
         for rows in ("1", "2", "4", "8", "16"):
             yield "torch_cpu.py", "decode", "--rows", rows, "--dtype", dtype, "--rounds", "15"
-        for block in ("llama", "vit"):
-            yield "torch_cpu.py", "block", "--encoder", block, "--dtype", dtype, "--rounds", "7"
+        for shape in SHAPES:
+            yield "torch_cpu.py", "linear", "--shape", shape, "--dtype", dtype
+        for name in ("siglip", "vivit", "dinov2", "languagebind"):
+            yield "torch_cpu.py", "encode", "--encoder", name, "--dtype", dtype, "--rounds", "3"
     yield "pyav.py",
 
 
@@ -40,10 +38,10 @@ def machine():
 
 def table(path):
     rows = [json.loads(line) for line in open(path)]
-    print("| what | merv ms | peer ms | peer | ratio |\n|---|---|---|---|---|")
+    print("| merv-bench | merv ms | peer ms | peer | ratio | with every block |\n|---|---|---|---|---|---|")
     for r in rows:
         if "ratio" in r:
-            print(f"| {r['what']} | {r['median_ms']['merv']:.2f} | {r['median_ms'][r['peer']]:.2f} | {r['peer']} | {r['ratio']:.2f} |")
+            print(f"| {r['what']} | {r['median_ms']['merv']:.2f} | {r['median_ms'][r['peer']]:.2f} | {r['peer']} | {r['ratio']:.2f} | {r.get('ratio_all_blocks', '')} |")
     for r in rows:
         if "peaks" in r:
             print(f"\n{r['date']}, {r['cpus']} cores; {r['merv']}; peaks: {r['peaks']}")
