@@ -1,8 +1,13 @@
 #include "core/storage.h"
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
+#include <iterator>
 #include <mutex>
 #include <new>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #include "core/check.h"
 
 namespace merv {
@@ -30,11 +35,74 @@ Ledger& ledger() {
     return *l;
 }
 
-// Exactly `bytes`, never zero: an out-of-bounds access is seen by AddressSanitizer at the first byte.
+[[noreturn]] void none_left(size_t bytes, const char* tag) { fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag); }
+
+// Large blocks lie on huge pages, and a few that are free wait for the next tensor of their size: getting pages from the
+// system and clearing them takes as long as a norm takes to fill them.
+class Blocks {
+  public:
+    std::byte* take(size_t bytes, const char* tag) {
+        const size_t size = rounded(bytes);
+        {
+            std::lock_guard lock(mutex_);
+            for (auto b = free_.rbegin(); b != free_.rend(); ++b)
+                if (b->size == size) {
+                    std::byte* at = b->at;
+                    held_ -= size;
+                    free_.erase(std::next(b).base());
+                    return at;
+                }
+        }
+        void* p = std::aligned_alloc(kPage, size);
+        if (!p) p = (give_back(0), std::aligned_alloc(kPage, size));
+        if (!p) none_left(bytes, tag);
+#ifdef __linux__
+        madvise(p, size, MADV_HUGEPAGE);
+#endif
+        return static_cast<std::byte*>(p);
+    }
+    void drop(std::byte* at, size_t bytes) {
+        {
+            std::lock_guard lock(mutex_);
+            free_.push_back({at, rounded(bytes)});
+            held_ += rounded(bytes);
+        }
+        give_back(kHeld);
+    }
+    static bool large(size_t bytes) { return kReuse && bytes >= 2 * kPage; }
+
+  private:
+    struct Block { std::byte* at; size_t size; };
+    static constexpr size_t kPage = size_t(2) << 20, kHeld = size_t(512) << 20;
+#ifdef __SANITIZE_ADDRESS__
+    static constexpr bool kReuse = false;       // every access outside a tensor, and after its end, is to be seen
+#else
+    static constexpr bool kReuse = true;
+#endif
+    static size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+    void give_back(size_t most) {               // the oldest, to the system
+        std::lock_guard lock(mutex_);
+        for (; held_ > most; free_.pop_front()) held_ -= free_.front().size, std::free(free_.front().at);
+    }
+    std::mutex mutex_;
+    std::deque<Block> free_;
+    size_t held_ = 0;
+};
+Blocks& blocks() {
+    static Blocks* b = new Blocks;
+    return *b;
+}
+
+// Never zero bytes; small blocks have exactly `bytes`: an out-of-bounds access is seen by AddressSanitizer at the first byte.
 std::byte* take(size_t bytes, const char* tag) {
+    if (Blocks::large(bytes)) return blocks().take(bytes, tag);
     void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
-    if (!p) fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag);
+    if (!p) none_left(bytes, tag);
     return static_cast<std::byte*>(p);
+}
+void give_back(std::byte* at, size_t bytes) {
+    if (Blocks::large(bytes)) blocks().drop(at, bytes);
+    else ::operator delete(at, std::align_val_t{64});
 }
 
 }
@@ -60,7 +128,7 @@ Storage::~Storage() { drop(); }
 
 void Storage::drop() {
     if (!data_) return;
-    if (!keep_) ::operator delete(data_, std::align_val_t{64});
+    if (!keep_) give_back(data_, bytes_);
     data_ = nullptr;
     ledger().unbook(tag_, bytes_);
 }

@@ -22,6 +22,8 @@ inline std::string read_file(const std::string& path) {
 }
 inline void write_file(const std::string& path, std::string_view text) { std::ofstream(path, std::ios::binary | std::ios::trunc) << text; }
 
+using Words = std::vector<std::string>;          // of a command line
+
 struct Run {
     int code = -1;                              // 124: it ran too long; 128 + n: killed by signal n
     std::string out, err;
@@ -44,7 +46,7 @@ inline std::string built(const std::string& program) {         // its absolute p
 
 // `path` arguments, with the NAME=VALUE words of `environment` set. One thread unless told otherwise: the tests' models are so
 // small that threads only wait for each other. merv-ask computes in f32 unless told otherwise, as the golden outputs were.
-inline Run run_program(const std::string& path, const std::vector<std::string>& arguments, const std::string& environment = "") {
+inline Run run_program(const std::string& path, const Words& arguments, const std::string& environment = "") {
     auto quoted = [](const std::string& s) {
         std::string q = "'";
         for (char c : s) q += c == '\'' ? "'\\''" : std::string(1, c);
@@ -60,7 +62,7 @@ inline Run run_program(const std::string& path, const std::vector<std::string>& 
 // A program on a terminal of its own, typed at and read as a person would.
 class Terminal {
   public:
-    Terminal(const std::string& path, const std::vector<std::string>& arguments) {
+    Terminal(const std::string& path, const Words& arguments) {
         pid_ = forkpty(&fd_, nullptr, nullptr, nullptr);
         if (pid_ == 0) {
             setenv("MERV_ARG_THREADS", "1", 0), setenv("MERV_ARG_DTYPE", "f32", 0);

@@ -5,8 +5,6 @@
 
 namespace merv::test {
 
-using Words = std::vector<std::string>;
-
 inline Run weights(const Words& arguments, const std::string& environment = "") { return run_program(built("merv-weights"), arguments, environment); }
 inline Run good(const Words& arguments, const std::string& environment = "") { return succeeded(weights(arguments, environment)); }
 inline void expect_error(const Words& arguments, int code, const std::string& part, const std::string& environment = "") {
