@@ -62,7 +62,7 @@ def main():
             if args.only and args.only not in " ".join((script, *words)):
                 continue
             result = subprocess.run([sys.executable, os.path.join(HERE, script), *words], capture_output=True, text=True)
-            line = result.stdout.strip().splitlines()[-1:] or [json.dumps({"what": " ".join(words), "failed": result.stderr.strip().splitlines()[-1:]})]
+            line = result.stdout.strip().splitlines()[-1:] or [json.dumps({"what": " ".join(words), "failed": result.stderr.strip().splitlines()[-2:]})]
             print(line[0], file=out, flush=True)
             print(line[0], flush=True)
 

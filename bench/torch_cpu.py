@@ -115,7 +115,7 @@ def peers(what, args, dtype):
 
         def step(m):
             m(inputs_embeds=rows, past_key_values=cache, use_cache=True)
-            cache.crop(args.tokens)
+            cache.crop(-args.rows)
         return {"eager": lambda: torch.no_grad()(step)(module)}
     if what == "block":
         if args.encoder == "llama":
@@ -172,6 +172,8 @@ def main():
         except Exception as error:              # torch.compile may not support a model: then eager is its best
             print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
             del sides[name]
+    if not sides:
+        sys.exit("the peer failed")
     merv = {"merv": Merv(ours)}
     if args.what == "encode" and args.encoder != "vivit":
         merv["merv, all blocks"] = Merv([*ours, "--all-blocks"])        # equal work

@@ -29,7 +29,7 @@ namespace merv::kernels::cpu::MERV_ISA {
 // Element (i, k) of an operand: at[i * ld + k] if its rows run along k, else at[k * ld + i].
 template <class S> struct Operand { const S* at; int64_t ld; bool along_k = true; };
 
-// Tile sizes, measured on a 2-core Zen 4 (bench/results):
+// Tile sizes, the fastest of those tried on a 2-core Zen 4 (docs/performance.md has what they give):
 struct Tiles {
     int rows;                                   // of the register tile, beside 2 vectors of columns: rows * 2 + 3 vectors fit the registers
     int64_t block_rows = 560, block_columns = 768;      // of y per task: packed x is 640 KiB, most of L2; columns share the packing of x
