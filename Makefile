@@ -20,7 +20,7 @@ G        ?= -g1
 O         = $(if $(filter tests/test_%,$<),-O0,$(if $(SAN)$(filter tests/%,$<),-O1,$(if $(filter kernels/cpu/%,$<),-O3,-O2)))
 CXXFLAGS  = -std=c++20 $(O) $(G) -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -I. -MMD -MP $(SAN_FLAGS)
 # Null pointers are AddressSanitizer's; UBSan looks at what we ship, in half the compile time it takes for the tests as well.
-SAN_FLAGS = $(if $(SAN),-fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(if $(findstring undefined,$(SAN)),$(if $(filter tests/%,$<),-fno-sanitize=undefined,-fno-sanitize=null -fno-sanitize=vptr)))
+SAN_FLAGS = $(if $(SAN),-DMERV_EXACT_BLOCKS -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(if $(findstring undefined,$(SAN)),$(if $(filter tests/%,$<),-fno-sanitize=undefined,-fno-sanitize=null -fno-sanitize=vptr)))
 # The CPU kernels are compiled once per instruction set and chosen at run time (kernels/cpu.h). Everything else is for any machine.
 ISAS     := portable $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512_bf16)
 portable.flags    :=
@@ -86,7 +86,7 @@ $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 -include $(shell find $(B) -name '*.d' $(if $(SAN),,-not -path '*-*/*') 2>/dev/null)
 
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
-FUZZ_FLAGS := -std=c++20 -O1 -g -I. -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
+FUZZ_FLAGS := -std=c++20 -O1 -g -I. -DMERV_EXACT_BLOCKS -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
 FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp $(addprefix models/,config.cpp gguf_model.cpp sentencepiece.cpp byte_bpe.cpp tokenizer.cpp unicode.cpp)))
 build/fuzz/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (fuzz)" ; clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
 $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -lavutil -o $@

@@ -74,8 +74,8 @@ class Blocks {
   private:
     struct Block { std::byte* at; size_t size; };
     static constexpr size_t kPage = size_t(2) << 20, kHeld = size_t(512) << 20;
-#ifdef __SANITIZE_ADDRESS__
-    static constexpr bool kReuse = false;       // every access outside a tensor, and after its end, is to be seen
+#ifdef MERV_EXACT_BLOCKS                        // builds with sanitizers: every access outside a tensor, and after its end, is to be seen
+    static constexpr bool kReuse = false;
 #else
     static constexpr bool kReuse = true;
 #endif
