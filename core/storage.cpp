@@ -37,8 +37,8 @@ Ledger& ledger() {
 
 [[noreturn]] void none_left(size_t bytes, const char* tag) { fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag); }
 
-// Large blocks lie on huge pages, and a few that are free wait for the next tensor of their size: getting pages from the
-// system and clearing them takes as long as a norm takes to fill them.
+// Large blocks lie on huge pages, and a few that are free wait for the next tensor of their size, instead of the system
+// finding and clearing pages for each: `merv-bench block --encoder vit --dtype bf16` 1049 -> 974 ms on 2 cores of a Zen 4.
 class Blocks {
   public:
     std::byte* take(size_t bytes, const char* tag) {

@@ -8,9 +8,8 @@
 // Maxima run over as many draws of the inputs as give 128 rows: on a few numbers plain f32 may be lucky. So an op may
 // err twice as much as the plainest program, moving data and other exact ops not at all. Largest errors are a matter of luck
 // where few elements count (a gradient through one steep row): a setting beyond its limit fails if it still is after 32 times as
-// many draws. Nobody tunes a limit, and none may
-// be slack: a case none of whose settings comes within a tenth of its limit fails as too loose, for results and gradients, f32
-// and bf16 each.
+// many draws. Nobody tunes a limit, and none may be slack: a case none of whose settings comes within a tenth of its limit fails
+// as too loose, for results and gradients, f32 and bf16 each.
 //
 // A setting runs in f32 and in bf16 activations, with f32 and bf16 parameters if it has any, on every instruction set of the
 // machine. Two limits of cost: a formula of more than kRecorded steps has no gradient taken (one setting of each op must),

@@ -18,7 +18,6 @@ const std::string kTiny = golden("merv-tiny"), kParts = golden("published");
 const std::map<std::string, std::string> kBackbones = {{"languagebind", "languagebind-video-noclass"}, {"dinov2", "dinov2-video-all-tokens"},
                                                        {"vivit", "vivit-google-b-all-no-cls-16frames"}, {"siglip", "siglip-vit-b16-224px-all-no-cls"}};
 
-
 // import's words for parts below `from`; `changed` replaces some, "" leaves one out.
 Words import(const std::string& from, const std::string& out, const std::map<std::string, std::string>& changed = {}) {
     Words words = {"import", "--out", out};

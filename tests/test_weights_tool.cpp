@@ -16,8 +16,6 @@ namespace {
 
 const std::string kTiny = golden("merv-tiny"), kTokenizer = golden("merv-tiny/llm/tokenizer.model");
 
-
-
 // One random model of each type, made once by the program.
 struct Made {
     TempDir dir;
