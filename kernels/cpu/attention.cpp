@@ -41,6 +41,13 @@ template <class X> void copy_rows(Rowwise& to, const Rows& rows, int64_t s, int6
         if (i < count) std::memcpy(out, x + rows.at(s, row0 + i) + h * D, size_t(D) * sizeof(X));
     }
 }
+// What copy_rows will read: too short a run in each row for the hardware to see it coming.
+template <class X> void fetch_rows(const Rows& rows, int64_t s, int64_t row0, int64_t count, int64_t h, int64_t D) {
+    for (int64_t i = 0; i < count; i++) {
+        const char* from = reinterpret_cast<const char*>(rows.t.data<X>() + rows.at(s, row0 + i) + h * D);
+        for (int64_t b = 0; b < D * int64_t(sizeof(X)); b += 64) __builtin_prefetch(from + b, 0, 2);
+    }
+}
 template <class X> void transpose(Transposed& to, const Rowwise& from, int64_t D) {
     for (int64_t i = 0; i < kBlock; i += kLanes)
         for (int64_t u = 0; u < units<X>(D); u += kLanes) {
@@ -192,8 +199,10 @@ template <class X> void forward(const AttentionFwd& a, int64_t s, int64_t h, int
     const int64_t last = visible_to(a, q0 + queries - 1, keys);
     for (int64_t k0 = 0; k0 < last; k0 += kBlock) {
         const int64_t n = std::min<int64_t>(kBlock, last - k0);
+        fetch_rows<X>(a.v, s, k0, n, h_kv, D);
         copy_rows<X>(w.rows, a.k, s, k0, n, h_kv, D);
         transpose<X>(w.kt, w.rows, D);
+        fetch_rows<X>(a.k, s, k0 + n, std::min<int64_t>(kBlock, last - k0 - n), h_kv, D);
         copy_rows<X>(w.rows, a.v, s, k0, n, h_kv, D);
         pair<X>(w.v, w.rows, D);
         for (int64_t i0 = 0; i0 < queries; i0 += kBlock) {

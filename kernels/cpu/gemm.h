@@ -87,24 +87,21 @@ struct FlushDenormals {                         // in this thread, while it mult
 
 // rows[i] = kLanes units of row i  ->  rows[j] = unit j of each row
 #if defined(__AVX512F__)
-// Half of the lane moves ride on masked loads, which leaves 48 shuffles instead of 64.
+// Each line is loaded once: rows 4 KiB apart share the sets of L1, which holds 8 of the 16.
 template <class At> inline void load_transposed(Vec (&r)[16], At at) {
-    MERV_UNROLL for (int h = 0; h < 2; h++) {
-        Vec t[2][4];                            // in each 128-bit lane g: 4 units of row 4g + i
-        MERV_UNROLL for (int i = 0; i < 4; i++) {
-            auto half = [&](int row) { return _mm256_loadu_ps(at(row) + 8 * h); };
-            const Vec a = _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(half(i)), 0xff00, half(4 + i));
-            const Vec b = _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(half(8 + i)), 0xff00, half(12 + i));
-            t[0][i] = _mm512_shuffle_f32x4(a, b, 0x88);
-            t[1][i] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    Vec t[16];
+    MERV_UNROLL for (int i = 0; i < 16; i++) r[i] = load(at(i));
+    MERV_UNROLL for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    MERV_UNROLL for (int i = 0; i < 16; i += 4)
+        MERV_UNROLL for (int h = 0; h < 2; h++) {
+            const auto a = (__m512d)t[i + h], b = (__m512d)t[i + 2 + h];
+            r[i + 2 * h] = (Vec)_mm512_unpacklo_pd(a, b), r[i + 2 * h + 1] = (Vec)_mm512_unpackhi_pd(a, b);
         }
-        MERV_UNROLL for (int q = 0; q < 2; q++) {
-            const auto a = (__m512d)_mm512_unpacklo_ps(t[q][0], t[q][1]), b = (__m512d)_mm512_unpackhi_ps(t[q][0], t[q][1]);
-            const auto c = (__m512d)_mm512_unpacklo_ps(t[q][2], t[q][3]), d = (__m512d)_mm512_unpackhi_ps(t[q][2], t[q][3]);
-            Vec* to = r + 8 * h + 4 * q;
-            to[0] = (Vec)_mm512_unpacklo_pd(a, c), to[1] = (Vec)_mm512_unpackhi_pd(a, c);
-            to[2] = (Vec)_mm512_unpacklo_pd(b, d), to[3] = (Vec)_mm512_unpackhi_pd(b, d);
-        }
+    MERV_UNROLL for (int i = 0; i < 4; i++) {
+        const Vec a = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), b = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
+        const Vec c = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88), d = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
+        r[i] = _mm512_shuffle_f32x4(a, c, 0x88), r[8 + i] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        r[4 + i] = _mm512_shuffle_f32x4(b, d, 0x88), r[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
     }
 }
 #elif defined(__AVX2__)
@@ -282,12 +279,10 @@ template <class T, class SX, class SW, class Finish> void many(int64_t M, int64_
 
 // ---- few rows: w is read once; x is packed [u][M]
 
-// 256 bytes of a row at a time, 4 KiB ahead: kinder to DRAM than a line of each row.
-inline void fetch_ahead(const char* w, int64_t at, int64_t bytes, int64_t ld) {
-    constexpr int64_t ahead = 4096, run = 256, steps = run / (4 * kLanes), rows = kLanes / steps;
-    const int64_t to = at / run * run + ahead, row = at / (4 * kLanes) % steps * rows;
-    const char* p = w + (to < bytes ? to : to - bytes + kLanes * ld) + row * ld;
-    MERV_UNROLL for (int i = 0; i < rows; i++) MERV_UNROLL for (int j = 0; j < run; j += 64) __builtin_prefetch(p + i * ld + j, 0, 2);
+// While one group of kLanes rows is used the next is fetched into L2, in the order of memory, which is what DRAM is fast at.
+inline void fetch_next(const void* group, int64_t group_bytes, int64_t used) {
+    const char* next = static_cast<const char*>(group) + group_bytes + used * kLanes;       // used: bytes of each row
+    MERV_UNROLL for (int i = 0; i < 4 * kLanes * kLanes; i += 64) __builtin_prefetch(next + i, 0, 2);
 }
 
 template <class T, int M, class SW, class Finish> void stream(int64_t K, const float* x, const Operand<SW>& w, int64_t n0, int64_t columns, const Finish& finish) {
@@ -300,7 +295,7 @@ template <class T, int M, class SW, class Finish> void stream(int64_t K, const f
         for (int64_t k = chunk; k < end; k += step, x += kLanes * M) {
             Vec r[kLanes];
             if (columns == kLanes && k + step <= end) {
-                fetch_ahead(reinterpret_cast<const char*>(p), k * int64_t(sizeof(SW)), K * int64_t(sizeof(SW)), w.ld * int64_t(sizeof(SW)));
+                fetch_next(p, kLanes * w.ld * int64_t(sizeof(SW)), k * int64_t(sizeof(SW)));
                 load_tile<T>(r, p + k, w.ld, kLanes, step);
                 MERV_UNROLL for (int j = 0; j < kLanes; j++)
                     MERV_UNROLL for (int m = 0; m < M; m++) acc[m] = madd_units(T{}, broadcast(x[j * M + m]), r[j], acc[m]);
@@ -325,7 +320,7 @@ template <class T, class SW, class Finish> void wide(int64_t M, int64_t K, const
     auto copy = [&](int64_t k) {
         if (k >= K) return;
         float(*to)[kLanes] = part[k / step % 2];
-        if (columns == kLanes) fetch_ahead(reinterpret_cast<const char*>(p), k * int64_t(sizeof(SW)), K * int64_t(sizeof(SW)), w.ld * int64_t(sizeof(SW)));
+        if (columns == kLanes) fetch_next(p, kLanes * w.ld * int64_t(sizeof(SW)), k * int64_t(sizeof(SW)));
         for (int64_t i = 0; i < columns; i++) store(to[i], K - k >= step ? load_units<T>(p + i * w.ld + k) : load_units_part<T>(p + i * w.ld + k, K - k));
     };
     copy(0);
@@ -357,11 +352,11 @@ template <class T, class SX, class SW, class Finish> void few(int64_t M, int64_t
             if constexpr (std::is_same_v<T, float>) packed[size_t(u * across + m)] = float(*from);
             else std::memcpy(&packed[size_t(u * across + m)], from, size_t(std::min<int64_t>(per_unit<T>, K - u * per_unit<T>)) * sizeof(SX));
         }
-    const int64_t tasks = (N + kLanes - 1) / kLanes;
+    const int64_t tasks = (N + kLanes - 1) / kLanes, run = std::max<int64_t>(8, tasks / (16 * omp_get_max_threads()));     // a run's first group is not fetched ahead
 #pragma omp parallel if (M * N * K > 1 << 16)
     {
         const FlushDenormals flush(std::is_same_v<T, bf16>);
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, run)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t n0 = t * kLanes, columns = std::min<int64_t>(kLanes, N - n0);
             [&]<int... I>(std::integer_sequence<int, I...>) {
