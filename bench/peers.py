@@ -1,12 +1,13 @@
 """merv-bench against its peers, each pair in turn in one run: `make bench-peers`, or
 
-    python bench/peers.py [--only WORD] [--out bench/results/NAME.jsonl]      measures, one line of JSON per comparison
+    python bench/peers.py [--only REGEX] [--out bench/results/NAME.jsonl]     measures, one line of JSON per comparison
     python bench/peers.py --table FILE.jsonl                                   that file as the table of docs/performance.md
 """
 import argparse
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ def comparisons():
             yield "torch_cpu.py", "decode", "--rows", rows, "--dtype", dtype, "--rounds", "15"
         for shape in SHAPES:
             yield "torch_cpu.py", "linear", "--shape", shape, "--dtype", dtype
+            if dtype == "f32":
+                yield "openblas.py", "--shape", shape
         for name in ("siglip", "vivit", "dinov2", "languagebind"):
             yield "torch_cpu.py", "encode", "--encoder", name, "--dtype", dtype, "--rounds", "3"
     yield "pyav.py",
@@ -59,12 +62,12 @@ def main():
     with open(args.out, "a") as out:
         print(json.dumps(machine()), file=out, flush=True)
         for script, *words in comparisons():
-            if args.only and args.only not in " ".join((script, *words)):
+            if not re.search(args.only, " ".join((script, *words))):
                 continue
             result = subprocess.run([sys.executable, os.path.join(HERE, script), *words], capture_output=True, text=True)
-            line = result.stdout.strip().splitlines()[-1:] or [json.dumps({"what": " ".join(words), "failed": result.stderr.strip().splitlines()[-2:]})]
-            print(line[0], file=out, flush=True)
-            print(line[0], flush=True)
+            for line in result.stdout.strip().splitlines() or [json.dumps({"what": " ".join(words), "failed": result.stderr.strip().splitlines()[-2:]})]:
+                print(line, file=out, flush=True)
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

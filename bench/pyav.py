@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 
 import av
@@ -47,12 +48,14 @@ def image_transforms(path):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--video", default=os.path.join(ROOT, "data/samples/nasa_jwst.mp4"))
-    parser.add_argument("--image", default="")
+    parser.add_argument("--image", default="", help="a frame of the video, as JPEG, if not given")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
+    if not args.image:
+        args.image = os.path.join(tempfile.mkdtemp(), "frame.jpg")
+        with av.open(args.video) as container:
+            next(container.decode(video=0)).to_image().save(args.image, quality=90)
     for what, path, theirs in (("video", args.video, video_frames), ("image", args.image, image_transforms)):
-        if not path:
-            continue
         merv = Merv(["preprocess", "--" + what, path, "--threads", "1"])
         times = {"merv": [], "python": []}
         theirs(path)
