@@ -53,13 +53,10 @@ class Blocks {
                     return at;
                 }
         }
-        void* p = std::aligned_alloc(kPage, size);
-        if (!p) p = (give_back(0), std::aligned_alloc(kPage, size));
+        std::byte* p = allocate_huge_pages(size);
+        if (!p) p = (give_back(0), allocate_huge_pages(size));
         if (!p) none_left(bytes, tag);
-#ifdef __linux__
-        madvise(p, size, MADV_HUGEPAGE);
-#endif
-        return static_cast<std::byte*>(p);
+        return p;
     }
     void drop(std::byte* at, size_t bytes) {
         {
@@ -69,17 +66,17 @@ class Blocks {
         }
         give_back(kHeld);
     }
-    static bool large(size_t bytes) { return kReuse && bytes >= 2 * kPage; }
+    static bool large(size_t bytes) { return kReuse && bytes >= 2 * kHugePage; }
 
   private:
     struct Block { std::byte* at; size_t size; };
-    static constexpr size_t kPage = size_t(2) << 20, kHeld = size_t(512) << 20;
+    static constexpr size_t kHeld = size_t(512) << 20;
 #ifdef MERV_EXACT_BLOCKS                        // builds with sanitizers: every access outside a tensor, and after its end, is to be seen
     static constexpr bool kReuse = false;
 #else
     static constexpr bool kReuse = true;
 #endif
-    static size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+    static size_t rounded(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
     void give_back(size_t most) {               // the oldest, to the system
         std::lock_guard lock(mutex_);
         for (; held_ > most; free_.pop_front()) held_ -= free_.front().size, std::free(free_.front().at);
@@ -105,6 +102,14 @@ void give_back(std::byte* at, size_t bytes) {
     else ::operator delete(at, std::align_val_t{64});
 }
 
+}
+
+std::byte* allocate_huge_pages(size_t bytes) {
+    void* p = std::aligned_alloc(kHugePage, bytes);
+#ifdef __linux__
+    if (p) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return static_cast<std::byte*>(p);
 }
 
 Storage::Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<const void> keep)

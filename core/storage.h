@@ -47,6 +47,11 @@ struct MemTag {                                 // MemTag tag("weights"): books 
     const char* saved_;
 };
 
+// Memory booked under no tag, for scratch: whole pages of 2 MiB, which the system is asked to keep whole. Null if there is
+// none; std::free gives it back.
+constexpr size_t kHugePage = size_t(2) << 20;
+std::byte* allocate_huge_pages(size_t bytes);           // a multiple of kHugePage
+
 std::map<std::string, size_t> memory_by_tag();          // bytes held now
 std::map<std::string, size_t> peak_memory_by_tag();     // the most each tag ever held
 

@@ -258,7 +258,7 @@ Merv build(const MervParts& parts) {
 }
 
 LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
-    if (std::error_code ignored; folder.ends_with(".gguf") && fs::is_regular_file(folder, ignored)) return load_gguf(folder, options);
+    if (is_gguf(folder)) return load_gguf(folder, options);
     require_folder(folder, "give a MERV folder (docs/model-folder.md)");
     LoadedModel loaded;
     Merv& m = loaded.merv;

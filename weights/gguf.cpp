@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include "core/json.h"
 #include "core/log.h"
 #include "weights/file.h"
@@ -104,6 +105,11 @@ void read_row(const std::string& type, const std::byte* at, int64_t n, float* ou
         }
 }
 
+}
+
+bool is_gguf(const std::string& path) {
+    std::error_code ignored;
+    return path.ends_with(".gguf") && std::filesystem::is_regular_file(path, ignored);
 }
 
 std::shared_ptr<Gguf> Gguf::open(const std::string& path) {

@@ -13,6 +13,8 @@
 
 namespace merv {
 
+bool is_gguf(const std::string& path);          // a file whose name says so
+
 class Gguf {
   public:
     static std::shared_ptr<Gguf> open(const std::string& path);     // Error(Exit::bad_weights): "<path>: what; what to do"

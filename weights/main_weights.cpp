@@ -183,7 +183,7 @@ std::string existing(const Flags& flags, size_t i, const char* command) {
 int inspect(const Flags& flags) {
     const std::string path = existing(flags, 0, "inspect");
     const bool list = flags.on("verbose"), json = flags.on("json");
-    if (!fs::is_directory(path) && path.ends_with(".gguf")) return inspect_gguf(path, json);
+    if (is_gguf(path)) return inspect_gguf(path, json);
     if (!fs::is_directory(path)) return inspect_files(Checkpoint::open(path), path, true, json);
     if (is_merv_folder(path)) return inspect_merv(path, list, json);
     return inspect_files(Checkpoint::open(path), path, list, json);

@@ -17,9 +17,7 @@
 #include <type_traits>
 #include <utility>
 #include <omp.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "core/storage.h"
 #include "kernels/cpu/simd.h"
 
 namespace merv::kernels::cpu::MERV_ISA {
@@ -189,15 +187,11 @@ inline float* scratch(size_t floats) {          // kept per thread, grows, never
     } block;
     size_t bytes = floats * 4;
     if (block.bytes < bytes) {
-        constexpr size_t huge = size_t(2) << 20;
         std::free(block.p);
         block.bytes = 0;
-        bytes = (bytes + huge - 1) & ~(huge - 1);
-        block.p = std::aligned_alloc(huge, bytes);
+        bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+        block.p = allocate_huge_pages(bytes);
         if (!block.p) throw std::bad_alloc();
-#ifdef __linux__
-        madvise(block.p, bytes, MADV_HUGEPAGE);
-#endif
         block.bytes = bytes;
     }
     return static_cast<float*>(block.p);
