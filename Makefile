@@ -9,7 +9,7 @@ B     ?= build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
 
 FOLDERS := core kernels nn models train data weights bench
 MAINS   := $(wildcard $(FOLDERS:%=%/main_*.cpp))
-LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp)))
+LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp) kernels/emu/*.cpp))
 TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
@@ -20,13 +20,18 @@ G        ?= -g1
 O         = $(if $(filter tests/test_%,$<),-O0,$(if $(SAN)$(filter tests/%,$<),-O1,$(if $(filter kernels/cpu/%,$<),-O3,-O2)))
 CXXFLAGS  = -std=c++20 $(O) $(G) -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -I. -MMD -MP $(SAN_FLAGS)
 # Null pointers are AddressSanitizer's; UBSan looks at what we ship: tests take twice as long to compile with it (test_ask.cpp 22 and 47 s).
-SAN_FLAGS = $(if $(SAN),-DMERV_EXACT_BLOCKS -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(if $(findstring undefined,$(SAN)),$(if $(filter tests/%,$<),-fno-sanitize=undefined,-fno-sanitize=null -fno-sanitize=vptr)))
+# The emulator changes stacks, which AddressSanitizer does not follow.
+SAN_FLAGS = $(if $(SAN),-DMERV_EXACT_BLOCKS -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(if $(findstring undefined,$(SAN)),$(if $(filter tests/%,$<),-fno-sanitize=undefined,-fno-sanitize=null -fno-sanitize=vptr)) $(if $(filter kernels/emu/%,$<),-fno-sanitize=all))
 # The CPU kernels are compiled once per instruction set and chosen at run time (kernels/cpu.h). Everything else is for any machine.
 ISAS     := portable $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512_bf16)
 portable.flags    :=
 avx2.flags        := -march=x86-64-v3
 avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitialized    # g++ 12 warns inside its own intrinsics
 avx512_bf16.flags := $(avx512.flags) -mavx512bf16
+# CUDA kernels are compiled by g++ for the emulator, once per mode (kernels/emu). Checked: each load and store calls check.cpp; no libtsan.
+EMU_FLAGS := -std=c++20 $(G) -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas -I. -MMD -MP -ffp-contract=off -fno-strict-aliasing -x c++
+fast.flags    := -O2
+checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
 
 PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev libstb-dev nlohmann-json3-dev doctest-dev
@@ -71,13 +76,22 @@ $(B)/kernels/cpu/$(1).o: $(patsubst kernels/cpu/%.cpp,$(B)/kernels/cpu/$(1)/%.o,
 endef
 $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 
+# Likewise the emulated kernels, one object per mode
+define emu
+$(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(1) -c $$< -o $$@
+$(B)/tests/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
+	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
+endef
+EMU_MODES := fast checked
+$(foreach m,$(EMU_MODES),$(eval $(call emu,$(m))))
+
 $(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) ; @rm -f $@ ; ar rcs $@ $^
 $(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
 define program
 $(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)
 endef
 $(foreach m,$(MAINS),$(eval $(call program,$(m))))
-$(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $(link)
+$(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(B)/tests/emu_%.o) $(B)/libmerv.a ; $(link)
 link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@

@@ -1,0 +1,150 @@
+// What CUDA and kernels/gpu.h's wrappers are under g++: included by kernels/gpu.h only. Each name calls its model in the
+// emulator; the calls carry the line they stand in, which identifies a barrier or a warp operation and appears in reports.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include "kernels/emu/emulator.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __restrict__ __restrict
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __align__(n) __attribute__((aligned(n)))
+#define __grid_constant__
+#define __shared__ static thread_local          // the thread's TLS block is the running block's static shared memory
+#define __launch_bounds__(...)
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 { unsigned x = 1, y = 1, z = 1; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+extern uint3 threadIdx, blockIdx;               // objects: a debugger can say `break f if threadIdx.x == 3`
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace merv::emu {
+
+// ---- warp operations: the last lane to arrive computes for all
+enum class WarpOp { sync, shuffle, vote, mma, ldmatrix };
+struct Shuffle { uint64_t value; int source; };
+struct Vote { bool predicate; unsigned ballot; };
+struct Mma { float* d; const uint32_t *a, *b; };
+struct Ldmatrix { uint32_t* r; const void* row; int count; bool trans; };
+void warp(WarpOp op, unsigned mask, void* lane, Site);
+
+// ---- barriers
+constexpr int kAll = -1;                        // all threads of the block
+void barrier(int id, int threads, bool wait, Site);
+void fence();                                   // __threadfence: what follows is seen after what came before
+
+// ---- memory
+unsigned char* dynamic_shared();
+uint32_t shared_address(const void* p, Site);
+void atomic_begin(const void* p, size_t bytes, Site);       // the atomic access itself is plain code between these
+void atomic_end(const void* p, Site);
+enum class Semantics { acquire, release };
+void synchronising(const void* p, size_t bytes, Semantics, Site);
+void spin(Site);                                // lets others run; called until what is waited for has come, then
+void spun();
+
+// ---- asynchronous copies
+void cp_async(void* shared, const void* global, int bytes, int valid, Site);
+void cp_async_commit();
+void cp_async_wait(int pending, Site);
+void trap(const char* what, Site);
+
+// ---- launch
+struct Call { const char* name; double bytes, flops; Site site; dim3 grid, block; size_t smem; Mode mode; void (*run)(void*); void* arguments; size_t argument_bytes; };
+void run(const Call&);
+
+inline unsigned lane() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32; }
+
+}
+
+#define MERV_SITE ::merv::emu::Site site = ::merv::emu::Site::here()
+
+static inline void __syncthreads(MERV_SITE) { merv::emu::barrier(0, merv::emu::kAll, true, site); }
+static inline void __syncwarp(unsigned mask = ~0u, MERV_SITE) { merv::emu::warp(merv::emu::WarpOp::sync, mask, nullptr, site); }
+static inline void __threadfence() { merv::emu::fence(); }
+
+namespace merv::emu {
+template <class T> T shuffle(unsigned mask, T v, int source, Site site) {
+    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+    Shuffle s{0, source};
+    std::memcpy(&s.value, &v, sizeof v);
+    warp(WarpOp::shuffle, mask, &s, site);
+    std::memcpy(&v, &s.value, sizeof v);
+    return v;
+}
+void check_width(int width, Site);              // a power of two up to 32
+// Lanes whose source lies outside their segment keep their own value.
+inline int within(int source, int width) {
+    const int first = int(lane()) & ~(width - 1);
+    return source < first || source >= first + width ? int(lane()) : source;
+}
+}
+template <class T> inline T __shfl_sync(unsigned mask, T v, int source, int width = 32, MERV_SITE) {
+    merv::emu::check_width(width, site);
+    return merv::emu::shuffle(mask, v, (int(merv::emu::lane()) & ~(width - 1)) + (source & (width - 1)), site);
+}
+template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, MERV_SITE) {
+    merv::emu::check_width(width, site);
+    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane()) ^ x, width), site);
+}
+template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned by, int width = 32, MERV_SITE) {
+    merv::emu::check_width(width, site);
+    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane() + by), width), site);
+}
+template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32, MERV_SITE) {
+    merv::emu::check_width(width, site);
+    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane()) - int(by), width), site);
+}
+static inline unsigned __ballot_sync(unsigned mask, int predicate, MERV_SITE) {
+    merv::emu::Vote v{predicate != 0, 0};
+    merv::emu::warp(merv::emu::WarpOp::vote, mask, &v, site);
+    return v.ballot;
+}
+static inline int __any_sync(unsigned mask, int predicate, MERV_SITE) { return __ballot_sync(mask, predicate, site) != 0; }
+static inline int __all_sync(unsigned mask, int predicate, MERV_SITE) { return __ballot_sync(mask, predicate, site) == mask; }
+
+#define MERV_UNCHECKED __attribute__((no_sanitize("thread")))
+namespace merv::emu {
+template <class T, class F> MERV_UNCHECKED T atomic(T* p, F&& f, Site site) {
+    atomic_begin(p, sizeof(T), site);
+    T old, now;
+    __builtin_memcpy(&old, p, sizeof old);
+    now = f(old);
+    __builtin_memcpy(p, &now, sizeof now);
+    atomic_end(p, site);
+    return old;
+}
+}
+template <class T> MERV_UNCHECKED inline T atomicAdd(T* p, std::type_identity_t<T> v, MERV_SITE) { return merv::emu::atomic(p, [v](T old) { return T(old + v); }, site); }
+template <class T> MERV_UNCHECKED inline T atomicMax(T* p, std::type_identity_t<T> v, MERV_SITE) { return merv::emu::atomic(p, [v](T old) { return old > v ? old : v; }, site); }
+template <class T> MERV_UNCHECKED inline T atomicCAS(T* p, std::type_identity_t<T> is, std::type_identity_t<T> v, MERV_SITE) { return merv::emu::atomic(p, [=](T old) { return old == is ? v : old; }, site); }
+
+static inline float __int_as_float(int i) { return std::bit_cast<float>(i); }
+static inline int __float_as_int(float f) { return std::bit_cast<int>(f); }
+static inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
+static inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
+static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline float __fdividef(float a, float b) { return a / b; }
+template <class T> inline T __ldg(const T* p) { return *p; }
+#define __expf(x) expf(x)                       // the C library declares functions of these names
+#define __logf(x) logf(x)

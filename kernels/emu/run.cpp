@@ -1,0 +1,302 @@
+#include <csignal>
+#include <memory>
+#include <set>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include "core/check.h"
+#include "kernels/emu/machine.h"
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace merv::emu {
+
+Thread* current;
+const Call* launched;
+
+namespace {
+
+constexpr size_t kResident = 108;               // blocks at once: one per multiprocessor of an A100
+
+Order the_order = Order::fifo;
+unsigned seed = 1;
+void* host_stack;
+bool abandoned;
+Block* running;                                 // whose static shared memory is in place
+uint64_t happened;                              // counts what a spinning thread may be waiting for
+uint32_t serial;
+std::vector<std::unique_ptr<Thread>> spare;     // stacks are kept
+std::vector<std::unique_ptr<Block>> resident, retired;
+
+std::unique_ptr<Thread> take_thread() {
+    std::unique_ptr<Thread> t;
+    if (spare.empty()) {
+        t = std::make_unique<Thread>();
+        t->stack = new_stack();
+    } else {
+        t = std::move(spare.back());
+        spare.pop_back();
+        char* stack = t->stack;
+        *t = Thread{};
+        t->stack = stack;
+    }
+    return t;
+}
+
+void go_to(Thread* t) {                         // null: the host
+    void** save = current ? &current->stack_pointer : &host_stack;
+    current = t;
+    if (t) t->wait = Wait::none, threadIdx = t->index;
+    switch_stacks(save, t ? t->stack_pointer : host_stack);
+}
+
+Thread* next_ready(Block& b) {
+    if (b.ready.empty()) return nullptr;
+    if (the_order == Order::seeded) std::swap(b.ready.front(), b.ready[random_bits() % b.ready.size()]);
+    Thread* t;
+    if (the_order == Order::lifo) t = b.ready.back(), b.ready.pop_back();
+    else t = b.ready.front(), b.ready.pop_front();
+    return t;
+}
+
+// The current thread cannot go on: another of its block, or the host, which looks at other blocks.
+void leave() {
+    Thread* t = abandoned ? nullptr : next_ready(*current->block);
+    if (t == current) current->wait = Wait::none;
+    else go_to(t);
+}
+
+void thread_main() {
+    launched->run(launched->arguments);
+    Thread& t = *current;
+    t.done = true;
+    t.block->live--;
+    happened++;
+    finish_copies(t);
+    leave_collectives(t);
+    leave();
+    __builtin_unreachable();
+}
+
+std::string waiting(const std::vector<Block*>& blocks) {
+    struct Group { int count = 0; std::string first; };
+    std::map<std::string, Group> groups;
+    for (Block* b : blocks)
+        for (Thread* t : b->threads) {
+            if (t->done) continue;
+            constexpr const char* ops[] = {"__syncwarp", "a shuffle", "a vote", "mma.sync", "ldmatrix"};
+            std::string what;
+            switch (t->wait) {
+                case Wait::barrier: what = "a barrier"; break;
+                case Wait::warp: what = concat(ops[int(t->op)], " of lanes ", std::hex, "0x", t->mask); break;
+                case Wait::spin: what = "a value in memory that does not come"; break;
+                case Wait::none: what = "nothing"; break;
+            }
+            Group& g = groups[concat("wait for ", what, " at ", name_of(t->site))];
+            if (g.count++ == 0) g.first = name_of(*t);
+        }
+    std::string all;
+    for (const auto& [what, g] : groups) all += concat("\n    ", g.count, " threads ", what, ", the first: ", g.first);
+    return all;
+}
+
+void start_block(uint3 index) {
+    std::unique_ptr<Block> b;
+    if (retired.empty()) b = std::make_unique<Block>();
+    else b = std::move(retired.back()), retired.pop_back();
+    const int n = int(blockDim.x * blockDim.y * blockDim.z);
+    b->serial = ++serial;
+    b->index = index;
+    b->live = n;
+    b->epoch = 1;
+    b->remote.clear();
+    for (Barrier& bar : b->barriers) bar = {};
+    for (WarpState& w : b->warps) w = {};
+    for (int i = 0; i < n; i++) {
+        Thread& t = *take_thread().release();
+        t.block = b.get();
+        t.number = i;
+        const unsigned u = unsigned(i);
+        t.index = {u % blockDim.x, u / blockDim.x % blockDim.y, u / (blockDim.x * blockDim.y)};
+        prepare(t, thread_main);
+        b->threads.push_back(&t);
+        b->ready.push_back(&t);
+    }
+    open_shared(*b, launched->smem);
+    begin_checks(*b);
+    resident.push_back(std::move(b));
+}
+
+void retire(size_t i) {
+    Block& b = *resident[i];
+    if (running == &b) running = nullptr;
+    for (Thread* t : b.threads) spare.emplace_back(t);
+    b.threads.clear(), b.ready.clear(), b.spinning.clear();
+    close_shared(b);
+    retired.push_back(std::move(resident[i]));
+    resident.erase(resident.begin() + long(i));
+}
+
+// Until no thread of the block can go on by itself
+void run_block(Block& b) {
+    if (running != &b) {
+        if (running) leave_statics(*running);
+        enter_statics(b);
+        running = &b;
+    }
+    blockIdx = b.index;
+    for (Thread* t : b.spinning) b.ready.push_back(t);
+    b.spinning.clear();
+    if (Thread* t = next_ready(b)) go_to(t);
+}
+
+void run_grid() {
+    const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
+    uint64_t started = 0, last_change = happened;
+    size_t turn = 0, idle = 0;                  // idle: blocks that have been tried since something happened
+    while (!abandoned && (started < blocks || !resident.empty())) {
+        if (resident.empty() || (idle >= resident.size() && started < blocks && resident.size() < kResident)) {
+            const uint64_t i = started++;
+            start_block({unsigned(i % gridDim.x), unsigned(i / gridDim.x % gridDim.y), unsigned(i / gridDim.x / gridDim.y)});
+            turn = resident.size() - 1;
+        } else if (idle >= resident.size()) {
+            std::vector<Block*> all;
+            for (const auto& b : resident) all.push_back(b.get());
+            report("DEADLOCK", "", concat("no thread can go on, ", started, " of ", blocks, " blocks have started:", waiting(all)));
+            abandoned = true;
+            break;
+        }
+        turn %= resident.size();
+        Block& b = *resident[turn];
+        run_block(b);
+        if (abandoned) break;
+        if (b.live == 0) {
+            retire(turn);
+            idle = 0;
+        } else if (b.spinning.empty() && b.ready.empty()) {
+            report("DEADLOCK", "", "no thread of the block can go on:" + waiting({&b}));
+            abandoned = true;
+        } else {
+            idle = happened == last_change ? idle + 1 : 0;
+            turn++;
+        }
+        last_change = happened;
+    }
+    while (!resident.empty()) retire(resident.size() - 1);
+}
+
+// ---- faults of the host process inside a kernel
+
+char signal_stack[64 << 10];
+std::string fault;
+
+void after_fault() {                            // on the fiber's stack, which goes on no further
+    report(fault.substr(0, fault.find(':')), fault, fault.substr(fault.find(':') + 2));
+    abandon();
+}
+void on_signal(int number, siginfo_t* info, void* context) {
+    auto* machine = static_cast<ucontext_t*>(context);
+    if (!current) {                             // not ours
+        std::signal(number, SIG_DFL);
+        return;
+    }
+#ifdef __x86_64__
+    auto& registers = machine->uc_mcontext.gregs;
+    const std::string where = place_name(where_is(reinterpret_cast<const void*>(registers[REG_RIP] + 1)));
+    if (number == SIGILL) fault = concat("ALIGN: misaligned access, or a local array overrun, by ", name_of(*current), " at ", where);
+    else fault = concat("ACCESS: ", name_of(*current), " touches ", describe(uintptr_t(info->si_addr)), " at ", where);
+    registers[REG_RSP] = (registers[REG_RSP] - 4096) / 16 * 16 - 8;
+    if (uintptr_t(registers[REG_RSP]) < uintptr_t(current->stack)) registers[REG_RSP] = greg_t(uintptr_t(current->stack) + kStack / 2) - 8;     // it overflowed
+    registers[REG_RIP] = greg_t(&after_fault);
+#else
+    (void)info, (void)machine;
+    std::signal(number, SIG_DFL);
+#endif
+}
+
+struct Signals {                                // caught in scope
+    struct sigaction old[3];
+    stack_t old_stack;
+    static constexpr int numbers[] = {SIGSEGV, SIGBUS, SIGILL};
+    Signals() {
+        stack_t s{};
+        s.ss_sp = signal_stack, s.ss_size = sizeof signal_stack;
+        sigaltstack(&s, &old_stack);
+        struct sigaction a{};
+        a.sa_sigaction = on_signal;
+        a.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        for (int i = 0; i < 3; i++) sigaction(numbers[i], &a, &old[i]);
+    }
+    ~Signals() {
+        for (int i = 0; i < 3; i++) sigaction(numbers[i], &old[i], nullptr);
+        sigaltstack(&old_stack, nullptr);
+    }
+};
+
+bool launchable(const Call& c) {
+    const uint64_t threads = uint64_t(c.block.x) * c.block.y * c.block.z;
+    auto refuse = [](const auto&... why) { report("LAUNCH", concat(why...), concat(why...)); return false; };
+    auto size = [](dim3 d) { return concat("(", d.x, ", ", d.y, ", ", d.z, ")"); };
+    if (!c.grid.x || !c.grid.y || !c.grid.z || !threads) return refuse("an empty grid or block: grid ", size(c.grid), ", block ", size(c.block));
+    if (threads > 1024 || c.block.z > 64) return refuse("a block has at most 1024 threads and 64 in z, not ", size(c.block));
+    if (c.grid.x > 0x7fffffffu || c.grid.y > 65535 || c.grid.z > 65535) return refuse("a grid has at most 2^31 - 1, 65535 and 65535 blocks, not ", size(c.grid));
+    if (c.argument_bytes > 32764) return refuse("a kernel takes at most 32764 bytes of arguments, not ", c.argument_bytes);
+    // ptxas rounds static memory up to the alignment of the dynamic array, 1024
+    const size_t fixed = (static_shared_bytes() + 1023) / 1024 * 1024;
+    if (c.smem + fixed > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", c.smem, " dynamic and ", fixed, " static ones");
+    return true;
+}
+
+}
+
+Order order() { return the_order; }
+unsigned random_bits() {
+    seed ^= seed << 13, seed ^= seed >> 17, seed ^= seed << 5;
+    return seed;
+}
+void set_schedule(Order o, unsigned s) { the_order = o, seed = s ? s : 1; }
+
+void wait_for(Wait why, Site site) {
+    current->wait = why;
+    current->site = site;
+    leave();
+}
+void wake(Thread& t) {
+    happened++;
+    t.block->ready.push_back(&t);
+}
+void abandon() {
+    abandoned = true;
+    go_to(nullptr);
+}
+void spin(Site site) {
+    current->block->spinning.push_back(current);
+    wait_for(Wait::spin, site);
+}
+void spun() { happened++; }
+void fence() {
+    if (checking()) fence_clocks(*current);
+}
+void trap(const char* what, Site site) {
+    report("TRAP", name_of(site), concat(what, ", by ", name_of(*current), " at ", name_of(site)));
+    abandon();
+}
+
+void throw_reports();                           // report.cpp: unless they are collected
+
+void run(const Call& call) {
+    CHECK(!current && !launched, "a kernel is launched from the host");
+    find_statics();
+    launched = &call;
+    if (launchable(call)) {
+        gridDim = call.grid, blockDim = call.block;
+        abandoned = false;
+        const Signals caught;
+        run_grid();
+        current = nullptr, running = nullptr;
+    }
+    launched = nullptr;
+    throw_reports();
+}
+
+}

@@ -1,0 +1,173 @@
+// All that kernel code includes. The same names twice: for nvcc, where a wrapper is one PTX instruction, and for g++, where it
+// is that instruction's model in the emulator (kernels/emu). Kernels hold no inline PTX, no <<<>>> and no extern __shared__.
+//
+// A file kernels/cuda/<op>.cu puts its code into namespace merv::kernels::MERV_GPU: cuda for nvcc; emu_fast and emu_checked
+// for g++ (docs/emulator.md).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include "core/dtype.h"
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#include <utility>
+#include "core/check.h"
+#define MERV_SITE int site = 0
+#else
+#include "kernels/emu/cuda.h"
+#endif
+#define MERV_DEVICE __device__ __forceinline__
+
+namespace merv::kernels {
+
+// What an ideal kernel would move and compute: what a profile and the emulator's counters compare a launch with.
+struct Work {
+    const char* name;
+    double bytes = 0, flops = 0;
+};
+struct Grid {
+    dim3 grid, block;
+    size_t smem = 0;                            // bytes of dynamic shared memory
+};
+
+#ifdef __CUDACC__
+
+// ---- nvcc
+
+struct LaunchSite {
+    Work work;
+    LaunchSite(Work w) : work(w) {}
+};
+template <class... P, class... A> void launch(Work work, Grid g, void (*kernel)(P...), A&&... arguments) {
+    auto must = [&](cudaError_t e) { if (e != cudaSuccess) fail(Exit::device, work.name, ": ", cudaGetErrorString(e)); };
+    if (g.smem > 48 * 1024) must(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
+    cudaLaunchConfig_t c{};
+    c.gridDim = g.grid, c.blockDim = g.block, c.dynamicSmemBytes = g.smem;
+    must(cudaLaunchKernelEx(&c, kernel, P(std::forward<A>(arguments))...));
+}
+
+#define DYN_SMEM(name) \
+    extern __shared__ __align__(1024) unsigned char name##_bytes[]; \
+    unsigned char* name = name##_bytes
+
+MERV_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+
+MERV_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#define MERV_LDMATRIX(name, n, trans, outputs, list) \
+    MERV_DEVICE void name(uint32_t (&r)[n], const void* row) { \
+        asm volatile("ldmatrix.sync.aligned.m8n8.x" #n trans ".shared.b16 " list ", [%" #n "];" : outputs : "r"(shared_address(row)) : "memory"); \
+    }
+#define MERV_COMMA ,
+#define MERV_OUT1 "=r"(r[0])
+#define MERV_OUT2 MERV_OUT1 MERV_COMMA "=r"(r[1])
+#define MERV_OUT4 MERV_OUT2 MERV_COMMA "=r"(r[2]) MERV_COMMA "=r"(r[3])
+MERV_LDMATRIX(ldmatrix_x1, 1, "", MERV_OUT1, "{%0}")
+MERV_LDMATRIX(ldmatrix_x2, 2, "", MERV_OUT2, "{%0, %1}")
+MERV_LDMATRIX(ldmatrix_x4, 4, "", MERV_OUT4, "{%0, %1, %2, %3}")
+MERV_LDMATRIX(ldmatrix_x1_trans, 1, ".trans", MERV_OUT1, "{%0}")
+MERV_LDMATRIX(ldmatrix_x2_trans, 2, ".trans", MERV_OUT2, "{%0, %1}")
+MERV_LDMATRIX(ldmatrix_x4_trans, 4, ".trans", MERV_OUT4, "{%0, %1, %2, %3}")
+
+template <int bytes> MERV_DEVICE void cp_async(void* shared, const void* global, int valid = bytes) {      // the rest is zero
+    if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid), "n"(bytes) : "memory");
+}
+MERV_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int pending> MERV_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
+
+MERV_DEVICE void named_barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+MERV_DEVICE void named_barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
+MERV_DEVICE uint32_t load_acquire(const uint32_t* p) {
+    uint32_t v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+MERV_DEVICE void store_release(uint32_t* p, uint32_t v) { asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+template <class F> MERV_DEVICE void spin_until(F&& come) { while (!come()) __nanosleep(20); }
+
+MERV_DEVICE uint32_t pack_bf16(float low, float high) {          // rounds to nearest even
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+MERV_DEVICE void trap_unless(bool holds, const char*) { if (!holds) __trap(); }
+
+#else
+
+// ---- g++: the emulator
+
+#ifndef MERV_EMU_MODE                           // of this compilation: fast or checked
+#define MERV_EMU_MODE fast
+#endif
+
+struct LaunchSite {
+    Work work;
+    emu::Site site;
+    LaunchSite(Work w, emu::Site s = emu::Site::here()) : work(w), site(s) {}
+};
+template <class... P> struct KernelCall {
+    void (*kernel)(P...);
+    std::tuple<std::decay_t<P>...> arguments;
+    MERV_UNCHECKED static void run(void* self) {
+        auto* c = static_cast<KernelCall*>(self);
+        std::apply(c->kernel, c->arguments);
+    }
+};
+template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
+    KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
+    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call});
+}
+
+#define DYN_SMEM(name) unsigned char* name = ::merv::emu::dynamic_shared()
+
+MERV_DEVICE uint32_t shared_address(const void* p, MERV_SITE) { return emu::shared_address(p, site); }
+
+MERV_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], MERV_SITE) {
+    emu::Mma m{d, a, b};
+    emu::warp(emu::WarpOp::mma, ~0u, &m, site);
+}
+#define MERV_LDMATRIX(name, n, trans) \
+    MERV_DEVICE void name(uint32_t (&r)[n], const void* row, MERV_SITE) { \
+        emu::Ldmatrix l{r, row, n, trans}; \
+        emu::warp(emu::WarpOp::ldmatrix, ~0u, &l, site); \
+    }
+MERV_LDMATRIX(ldmatrix_x1, 1, false)
+MERV_LDMATRIX(ldmatrix_x2, 2, false)
+MERV_LDMATRIX(ldmatrix_x4, 4, false)
+MERV_LDMATRIX(ldmatrix_x1_trans, 1, true)
+MERV_LDMATRIX(ldmatrix_x2_trans, 2, true)
+MERV_LDMATRIX(ldmatrix_x4_trans, 4, true)
+
+template <int bytes> inline void cp_async(void* shared, const void* global, int valid = bytes, MERV_SITE) { emu::cp_async(shared, global, bytes, valid, site); }
+MERV_DEVICE void cp_async_commit() { emu::cp_async_commit(); }
+template <int pending> inline void cp_async_wait(MERV_SITE) { emu::cp_async_wait(pending, site); }
+
+MERV_DEVICE void named_barrier_sync(int id, int threads, MERV_SITE) { emu::barrier(id, threads, true, site); }
+MERV_DEVICE void named_barrier_arrive(int id, int threads, MERV_SITE) { emu::barrier(id, threads, false, site); }
+
+MERV_UNCHECKED inline uint32_t load_acquire(const uint32_t* p, MERV_SITE) {
+    emu::synchronising(p, sizeof *p, emu::Semantics::acquire, site);
+    return *p;
+}
+MERV_UNCHECKED inline void store_release(uint32_t* p, uint32_t v, MERV_SITE) {
+    emu::synchronising(p, sizeof *p, emu::Semantics::release, site);
+    *p = v;
+}
+template <class F> inline void spin_until(F&& come, MERV_SITE) {
+    while (!come()) emu::spin(site);
+    emu::spun();
+}
+
+inline uint32_t pack_bf16(float low, float high) { return uint32_t(bf16(low).bits) | uint32_t(bf16(high).bits) << 16; }
+MERV_DEVICE void trap_unless(bool holds, const char* what, MERV_SITE) { if (!holds) emu::trap(what, site); }
+
+#endif
+
+MERV_DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
+MERV_DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+}
