@@ -30,6 +30,7 @@ avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitializ
 avx512_bf16.flags := $(avx512.flags) -mavx512bf16
 # CUDA kernels are compiled by g++ for the emulator, once per mode (kernels/emu). Checked: each load and store calls check.cpp; no libtsan.
 EMU_FLAGS := -std=c++20 $(G) -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas -I. -MMD -MP -ffp-contract=off -fno-strict-aliasing -x c++
+EMU_MODES     := fast checked
 fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
@@ -79,13 +80,14 @@ $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 # Likewise the emulated kernels, one object per mode
 define emu
 $(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(1) -c $$< -o $$@
+$(B)/kernels/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard kernels/cuda/*.cu))
+	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
 $(B)/tests/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
 endef
-EMU_MODES := fast checked
 $(foreach m,$(EMU_MODES),$(eval $(call emu,$(m))))
 
-$(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) ; @rm -f $@ ; ar rcs $@ $^
+$(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) $(EMU_MODES:%=$(B)/kernels/emu_%.o) ; @rm -f $@ ; ar rcs $@ $^
 $(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
 define program
 $(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)

@@ -9,11 +9,11 @@ namespace merv {
 struct bf16 {                                   // the upper half of an f32
     uint16_t bits = 0;
     bf16() = default;
-    explicit bf16(float f) {                    // rounds to nearest even; every NaN becomes the same quiet NaN
+    constexpr explicit bf16(float f) {                  // rounds to nearest even; every NaN becomes the same quiet NaN
         const uint32_t u = std::bit_cast<uint32_t>(f);
         bits = f != f ? uint16_t(0x7fc0) : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
     }
-    operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
+    constexpr operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
 };
 
 enum class DType : uint8_t { f32, bf16, i32, u8 };

@@ -9,11 +9,13 @@
 #include <sys/mman.h>
 #endif
 #include "core/check.h"
+#include "core/emulated_memory.h"
 
 namespace merv {
 namespace {
 
 thread_local const char* current_tag = "other";
+thread_local Device the_device = Device::cpu;
 
 struct Ledger {
     std::mutex mutex;
@@ -91,14 +93,16 @@ Blocks& blocks() {
 }
 
 // Never zero bytes; small blocks have exactly `bytes`: an out-of-bounds access is seen by AddressSanitizer at the first byte.
-std::byte* take(size_t bytes, const char* tag) {
+std::byte* take(size_t bytes, const char* tag, Device device) {
+    if (device == Device::emu) return static_cast<std::byte*>(emulated_memory::allocate(bytes));
     if (Blocks::large(bytes)) return blocks().take(bytes, tag);
     void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
     if (!p) none_left(bytes, tag);
     return static_cast<std::byte*>(p);
 }
-void give_back(std::byte* at, size_t bytes) {
-    if (Blocks::large(bytes)) blocks().drop(at, bytes);
+void give_back(std::byte* at, size_t bytes, Device device) {
+    if (device == Device::emu) emulated_memory::release(at);
+    else if (Blocks::large(bytes)) blocks().drop(at, bytes);
     else ::operator delete(at, std::align_val_t{64});
 }
 
@@ -118,7 +122,7 @@ Storage::Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<c
 }
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
-    return std::shared_ptr<Storage>(new Storage(take(bytes, current_tag), bytes, device, nullptr));
+    return std::shared_ptr<Storage>(new Storage(take(bytes, current_tag, device), bytes, device, nullptr));
 }
 
 std::shared_ptr<Storage> Storage::closed(size_t bytes, Device device) {
@@ -133,15 +137,19 @@ Storage::~Storage() { drop(); }
 
 void Storage::drop() {
     if (!data_) return;
-    if (!keep_) give_back(data_, bytes_);
+    if (!keep_) give_back(data_, bytes_, device_);
     data_ = nullptr;
     ledger().unbook(tag_, bytes_);
 }
 void Storage::restore() {
     if (data_) return;
-    data_ = take(bytes_, tag_);
+    data_ = take(bytes_, tag_, device_);
     ledger().book(tag_, bytes_);
 }
+
+Device current_device() { return the_device; }
+OnDevice::OnDevice(Device d) : saved_(the_device) { the_device = d; }
+OnDevice::~OnDevice() { the_device = saved_; }
 
 MemTag::MemTag(const char* name) : saved_(current_tag) { current_tag = name; }
 MemTag::~MemTag() { current_tag = saved_; }

@@ -9,13 +9,25 @@
 
 namespace merv {
 
-enum class Device { cpu };
-constexpr const char* name_of(Device) { return "cpu"; }
+enum class Device { cpu, emu };                 // emu: the CUDA kernels, on an emulated GPU (kernels/emu)
+constexpr const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "emu"; }
+
+// Where new tensors of this thread are made, unless they say it, and where ops run: cpu, until OnDevice device(Device::emu).
+Device current_device();
+struct OnDevice {
+    explicit OnDevice(Device);
+    ~OnDevice();
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+  private:
+    Device saved_;
+};
 
 class Storage {
   public:
-    static std::shared_ptr<Storage> allocate(size_t bytes, Device device = Device::cpu);   // 64-byte aligned, contents undefined
-    static std::shared_ptr<Storage> closed(size_t bytes, Device device = Device::cpu);
+    static std::shared_ptr<Storage> allocate(size_t bytes, Device device = current_device());   // 64-byte aligned, contents undefined
+    static std::shared_ptr<Storage> closed(size_t bytes, Device device = current_device());
     // Bytes inside somebody else's memory (a mapped file), which `keep` keeps alive. Read only if that memory is.
     static std::shared_ptr<Storage> borrow(std::byte* data, size_t bytes, std::shared_ptr<const void> keep);
     ~Storage();

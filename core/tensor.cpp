@@ -37,7 +37,7 @@ Tensor Tensor::declare(Shape shape, DType dtype) {
     return view(Storage::closed(size_t(shape.numel()) * size_t(size_of(dtype))), shape, dtype);
 }
 
-std::string Tensor::describe() const { return storage_ ? concat(name_of(dtype_), shape_) : "<none>"; }
+std::string Tensor::describe() const { return storage_ ? concat(name_of(dtype_), shape_, device() == Device::cpu ? "" : concat("@", name_of(device()))) : "<none>"; }
 
 Tensor Tensor::reshape(Shape shape) const {
     CHECK(shape.numel() == numel(), "reshape ", *this, " to ", shape);
@@ -57,7 +57,13 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
 }
 void Tensor::copy_from(const Tensor& source) const {
     CHECK(source.shape_ == shape_ && source.dtype_ == dtype_, "copy of ", source, " into ", *this);
-    if (bytes()) std::memcpy(raw(), source.raw(), bytes());
+    if (bytes()) std::memcpy(raw(), source.raw(), bytes());     // the emulated device's memory is the host's too
+}
+Tensor Tensor::to(Device d) const {
+    if (!storage_ || device() == d) return *this;
+    const Tensor t(shape_, dtype_, d);
+    t.copy_from(*this);
+    return t;
 }
 void Tensor::bind(const Tensor& values) {
     CHECK(values.shape_ == shape_, "bind ", values, " to ", *this);
@@ -73,16 +79,17 @@ Tensor empty_like(const Tensor& x) { return Tensor(x.shape(), x.dtype(), x.devic
 
 Tensor from_floats(std::span<const float> values, Shape shape, DType dtype) {
     CHECK(int64_t(values.size()) == shape.numel(), values.size(), " values for shape ", shape);
-    Tensor t(shape, dtype);
+    const Tensor t(shape, dtype, Device::cpu);
     with_float_type(dtype, [&]<class T>() { for (size_t i = 0; i < values.size(); i++) t.data<T>()[i] = T(values[i]); });
-    return t;
+    return t.to(current_device());
 }
 Tensor from_ints(std::span<const int32_t> values) {
-    Tensor t({int64_t(values.size())}, DType::i32);
+    const Tensor t({int64_t(values.size())}, DType::i32, Device::cpu);
     std::copy(values.begin(), values.end(), t.data<int32_t>());
     return t;
 }
-std::vector<float> to_floats(const Tensor& x) {
+std::vector<float> to_floats(const Tensor& t) {
+    const Tensor x = t.to(Device::cpu);
     std::vector<float> v(size_t(x.numel()));
     if (x.dtype() == DType::u8) for (size_t i = 0; i < v.size(); i++) v[i] = float(x.data<uint8_t>()[i]);
     else with_float_type(x.dtype(), [&]<class T>() { for (size_t i = 0; i < v.size(); i++) v[i] = float(x.data<T>()[i]); });

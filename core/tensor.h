@@ -49,7 +49,7 @@ using Slot = std::shared_ptr<GradSlot>;         // null: no gradient wanted
 class Tensor {
   public:
     Tensor() = default;                         // "no tensor": optional arguments
-    explicit Tensor(Shape shape, DType dtype = DType::f32, Device device = Device::cpu);    // contents undefined
+    explicit Tensor(Shape shape, DType dtype = DType::f32, Device device = current_device());    // contents undefined
     static Tensor view(std::shared_ptr<Storage> storage, Shape shape, DType dtype, size_t offset_bytes = 0);
     static Tensor declare(Shape shape, DType dtype = DType::f32);      // shape only; bytes come with bind()
 
@@ -63,18 +63,22 @@ class Tensor {
     Device device() const { return storage_->device(); }
     bool is_declared() const { return storage_ && !storage_->data(); }
 
-    // Checked: data<float>() on a bf16 tensor throws, and so does a parameter that was never loaded. "No tensor" gives null.
-    template <class T> T* data() const {
+    // Checked: data<float>() on a bf16 tensor throws, and so does a parameter that was never loaded, or another device's memory.
+    // "No tensor" gives null.
+    template <class T> T* data() const { return pointer<T>(Device::cpu); }
+    template <class T> T* pointer(Device on) const {        // for that device's kernels
         if (!storage_) return nullptr;
         CHECK(dtype_of<T>() == dtype_, "data<", name_of(dtype_of<T>()), ">() on ", describe());
         CHECK(storage_->data(), describe(), " is used before its values were loaded, or after they were dropped");
+        CHECK(device() == on, describe(), " is used on ", name_of(on));
         return reinterpret_cast<T*>(storage_->data() + offset_);
     }
     std::byte* raw() const { return storage_ && storage_->data() ? storage_->data() + offset_ : nullptr; }
 
     Tensor reshape(Shape shape) const;                      // free; same number of elements
     Tensor slice(int64_t begin, int64_t end) const;         // free; rows [begin, end) of the first dimension. Takes no gradient: nn::slice_rows does
-    void copy_from(const Tensor& source) const;             // same shape and dtype
+    void copy_from(const Tensor& source) const;             // same shape and dtype; from any device to any
+    Tensor to(Device) const;                                // itself if it is there already, else a copy, without slot
     void bind(const Tensor& values);                        // a declared tensor takes these bytes (and their dtype); same shape
 
     bool unique() const { return storage_.use_count() == 1; }      // nobody else holds these bytes
@@ -101,7 +105,7 @@ class Tensor {
 Tensor zeros(Shape, DType = DType::f32);
 Tensor empty_like(const Tensor&);
 Tensor from_floats(std::span<const float>, Shape, DType = DType::f32);     // rounds to the dtype
-Tensor from_ints(std::span<const int32_t>);                                // i32, one dimension
+Tensor from_ints(std::span<const int32_t>);                                // i32, one dimension; on the host, which reads it
 std::vector<float> to_floats(const Tensor&);                               // f32, bf16 or u8
 
 }

@@ -4,7 +4,7 @@
 // query's result does not depend on how many queries run with it: prefill at once = in pieces = token by token.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -37,7 +37,7 @@ struct AttentionBwd {
     Rows dout;                                  // laid out as fwd.o
     AttentionFwd fwd;                           // what forward was given and gave: o and lse are read
 };
-inline void attention(const AttentionFwd& a) { cpu::run(a); }
-inline void attention(const AttentionBwd& a) { cpu::run(a); }
+inline void attention(const AttentionFwd& a) { run(a); }
+inline void attention(const AttentionBwd& a) { run(a); }
 
 }

@@ -6,7 +6,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include "core/dtype.h"
+#include "core/tensor.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -166,6 +166,39 @@ inline uint32_t pack_bf16(float low, float high) { return uint32_t(bf16(low).bit
 MERV_DEVICE void trap_unless(bool holds, const char* what, MERV_SITE) { if (!holds) emu::trap(what, site); }
 
 #endif
+
+#ifdef __CUDACC__
+constexpr Device kDevice = Device::cuda;
+#else
+constexpr Device kDevice = Device::emu;
+#endif
+template <class T> T* at(const Tensor& t) { return t.pointer<T>(kDevice); }     // null for "no tensor"
+
+// n values that lie together, moved as one where they fill 4, 8 or 16 bytes; p must be a multiple of that.
+template <class T, int n> struct alignas(sizeof(T) * n) Pack { T v[n]; };
+template <int n, class T> MERV_DEVICE void load(float (&to)[n], const T* p) {
+    const Pack<T, n> pack = *reinterpret_cast<const Pack<T, n>*>(p);
+    for (int i = 0; i < n; i++) to[i] = float(pack.v[i]);
+}
+template <int n, class T> MERV_DEVICE void store(T* p, const float (&from)[n]) {
+    Pack<T, n> pack;
+    for (int i = 0; i < n; i++) pack.v[i] = T(from[i]);
+    *reinterpret_cast<Pack<T, n>*>(p) = pack;
+}
+// The most elements per access that all these addresses and the row length allow: 16 bytes of the widest type at best.
+template <class... T> int vector_width(int64_t row, T*... p) {
+    const int widest = int(std::max({sizeof(T)...}));
+    int n = 16 / widest;
+    auto fits = [&] { return row % n == 0 && ((uintptr_t(p) % (size_t(n) * sizeof(T)) == 0) && ...); };
+    while (n > 1 && !fits()) n /= 2;
+    return n;
+}
+template <class F> void with_width(int n, F&& f) {      // f.operator()<n>()
+    if (n == 8) f.template operator()<8>();
+    else if (n == 4) f.template operator()<4>();
+    else if (n == 2) f.template operator()<2>();
+    else f.template operator()<1>();
+}
 
 MERV_DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 MERV_DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }

@@ -16,7 +16,7 @@
 // on how many rows there are, on where it stands or on the threads.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -58,10 +58,10 @@ struct LinearWeightBwd {
     Tensor dw;                                  // added to: (N, K) f32
     Tensor dz, x;                               // (M, N); (M, K)
 };
-inline void linear(const LinearFwd& a) { cpu::run(a); }
-inline void linear_refill(const LinearRefill& a) { cpu::run(a); }
-inline void linear(const LinearEpilogueBwd& a) { cpu::run(a); }
-inline void linear(const LinearInputBwd& a) { cpu::run(a); }
-inline void linear(const LinearWeightBwd& a) { cpu::run(a); }
+inline void linear(const LinearFwd& a) { run(a); }
+inline void linear_refill(const LinearRefill& a) { run(a); }
+inline void linear(const LinearEpilogueBwd& a) { run(a); }
+inline void linear(const LinearInputBwd& a) { run(a); }
+inline void linear(const LinearWeightBwd& a) { run(a); }
 
 }

@@ -5,7 +5,7 @@
 // All in f32, x and dx of one type, f32 or bf16. Backward computes max and sum again. Bound by memory: two reads of x, a write.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -20,7 +20,7 @@ struct CrossEntropyBwd {
     Tensor x, labels;
     float scale = 1;                            // of every row: d loss / rows that count
 };
-inline void cross_entropy(const CrossEntropyFwd& a) { cpu::run(a); }
-inline void cross_entropy(const CrossEntropyBwd& a) { cpu::run(a); }
+inline void cross_entropy(const CrossEntropyFwd& a) { run(a); }
+inline void cross_entropy(const CrossEntropyBwd& a) { run(a); }
 
 }

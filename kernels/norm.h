@@ -7,7 +7,7 @@
 // Zhang & Sennrich 2019 (RMSNorm); Ba, Kiros & Hinton 2016 (LayerNorm). Backward computes the statistics again from x.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -33,9 +33,9 @@ struct RmsNormBwd {
     Tensor dy, x, w;                            // (M, C), (M, C), (C)
     float eps = 1e-5f;
 };
-inline void layernorm(const LayerNormFwd& a) { cpu::run(a); }
-inline void layernorm(const LayerNormBwd& a) { cpu::run(a); }
-inline void rmsnorm(const RmsNormFwd& a) { cpu::run(a); }
-inline void rmsnorm(const RmsNormBwd& a) { cpu::run(a); }
+inline void layernorm(const LayerNormFwd& a) { run(a); }
+inline void layernorm(const LayerNormBwd& a) { run(a); }
+inline void rmsnorm(const RmsNormFwd& a) { run(a); }
+inline void rmsnorm(const RmsNormBwd& a) { run(a); }
 
 }

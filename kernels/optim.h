@@ -7,7 +7,7 @@
 // and 12 written per element, besides param.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -19,7 +19,7 @@ struct AdamW {
     double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0;
     float grad_scale = 1;
 };
-inline void adamw(const AdamW& a) { cpu::run(a); }
+inline void adamw(const AdamW& a) { run(a); }
 
 // What gradients of this 2-norm are multiplied with so that it is at most `limit`, as torch.nn.utils.clip_grad_norm_ does.
 inline float clip_scale(double norm, double limit) {

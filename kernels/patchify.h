@@ -5,7 +5,7 @@
 #pragma once
 #include <array>
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -15,6 +15,6 @@ struct Patchify {
     int64_t patch = 16, tubelet = 1;            // patch divides H and W; tubelet divides F
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8
 };
-inline void patchify(const Patchify& a) { cpu::run(a); }
+inline void patchify(const Patchify& a) { run(a); }
 
 }

@@ -5,7 +5,7 @@
 #pragma once
 #include <vector>
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -33,13 +33,13 @@ struct SoftmaxRowsBwd {                         // dx = scale y (dy - sum(y dy))
     Tensor dx, dy, y;                           // (M, C)
     float scale = 1;
 };
-inline void adaptive_pool(const AdaptivePool& a) { cpu::run(a); }
-inline void adaptive_pool(const AdaptivePoolBwd& a) { cpu::run(a); }
-inline void token_mean(const TokenMean& a) { cpu::run(a); }
-inline void token_mean(const TokenMeanBwd& a) { cpu::run(a); }
-inline void mix(const Mix& a) { cpu::run(a); }
-inline void mix(const MixBwd& a) { cpu::run(a); }
-inline void softmax_rows(const SoftmaxRows& a) { cpu::run(a); }
-inline void softmax_rows(const SoftmaxRowsBwd& a) { cpu::run(a); }
+inline void adaptive_pool(const AdaptivePool& a) { run(a); }
+inline void adaptive_pool(const AdaptivePoolBwd& a) { run(a); }
+inline void token_mean(const TokenMean& a) { run(a); }
+inline void token_mean(const TokenMeanBwd& a) { run(a); }
+inline void mix(const Mix& a) { run(a); }
+inline void mix(const MixBwd& a) { run(a); }
+inline void softmax_rows(const SoftmaxRows& a) { run(a); }
+inline void softmax_rows(const SoftmaxRowsBwd& a) { run(a); }
 
 }

@@ -8,7 +8,7 @@
 // A square of an f32 is exact in f64, so the instruction set does not matter either.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -19,11 +19,11 @@ struct ChunkSums {
     Tensor x;                                   // n elements, f32 or bf16
     bool squares = false;                       // of x^2 instead of x
 };
-inline void chunk_sums(const ChunkSums& a) { cpu::run(a); }
+inline void chunk_sums(const ChunkSums& a) { run(a); }
 
 inline double total(const Tensor& chunk_sums) {
     double sum = 0;
-    for (int64_t i = 0; i < chunk_sums.numel(); i++) sum += double(chunk_sums.data<float>()[i]);
+    for (float f : to_floats(chunk_sums)) sum += double(f);
     return sum;
 }
 inline Tensor chunk_sums(const Tensor& x, bool squares) {

@@ -3,7 +3,7 @@
 // Backward is the rotation by the opposite angle: dx = rope(dy) with `inverse`.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -14,6 +14,6 @@ struct RopeFwd {
     int64_t start = 0;                          // row n of a sequence has position start + n
     bool inverse = false;
 };
-inline void rope(const RopeFwd& a) { cpu::run(a); }
+inline void rope(const RopeFwd& a) { run(a); }
 
 }

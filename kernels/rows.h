@@ -2,7 +2,7 @@
 // and their gradients) are of one type, f32 or bf16; tables f32 or bf16, their gradients f32.
 #pragma once
 #include "core/tensor.h"
-#include "kernels/cpu.h"
+#include "kernels/device.h"
 
 namespace merv::kernels {
 
@@ -37,12 +37,12 @@ struct PrependTokensBwd {
     Tensor dtokens = {};                        // added to: (T, C) f32, or none
     Tensor dy;                                  // (S, T + N, C)
 };
-inline void gather_rows(const GatherRows& a) { cpu::run(a); }
-inline void gather_rows(const GatherRowsBwd& a) { cpu::run(a); }
-inline void scatter_rows(const ScatterRows& a) { cpu::run(a); }
-inline void add_rows(const AddRows& a) { cpu::run(a); }
-inline void add_rows(const AddRowsBwd& a) { cpu::run(a); }
-inline void prepend_tokens(const PrependTokens& a) { cpu::run(a); }
-inline void prepend_tokens(const PrependTokensBwd& a) { cpu::run(a); }
+inline void gather_rows(const GatherRows& a) { run(a); }
+inline void gather_rows(const GatherRowsBwd& a) { run(a); }
+inline void scatter_rows(const ScatterRows& a) { run(a); }
+inline void add_rows(const AddRows& a) { run(a); }
+inline void add_rows(const AddRowsBwd& a) { run(a); }
+inline void prepend_tokens(const PrependTokens& a) { run(a); }
+inline void prepend_tokens(const PrependTokensBwd& a) { run(a); }
 
 }

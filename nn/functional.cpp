@@ -15,6 +15,7 @@ namespace {
 bool is_float(const Tensor& t) { return t.dtype() == DType::f32 || t.dtype() == DType::bf16; }
 bool is_f32(const Tensor& t) { return t.dtype() == DType::f32; }
 bool is_vector(const Tensor& t, int64_t n) { return t.numel() == n && is_float(t); }
+Tensor here(const Tensor& t) { return t.to(current_device()); }      // indices and labels are the host's, which checks them
 Shape with_last(const Shape& s, int64_t last) {
     std::vector<int64_t> dims(s.begin(), s.end());
     dims.back() = last;
@@ -161,7 +162,7 @@ Tensor attention(const AttentionArgs& a) {
     kernels::AttentionFwd fwd{.o = rows(o, a.queries, 0), .lse = recorded ? Tensor({a.queries.sequences, a.heads, a.queries.tokens}) : Tensor(),
                               .q = rows(a.q.detach(), a.queries, a.q_column), .k = rows(a.k.detach(), a.keys, a.k_column), .v = rows(a.v.detach(), a.keys, a.v_column),
                               .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens, .H = a.heads, .Hkv = a.kv_heads, .D = D,
-                              .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = a.k_len};
+                              .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = here(a.k_len)};
     kernels::attention(fwd);
     return record("attention", o, {&a.q, &a.k, &a.v}, [a, fwd, rows](const Tensor& dy) {
         // q, k, v may be columns of one tensor, whose gradient then is one tensor too; rows no sequence holds get zeros
@@ -201,10 +202,10 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
     CHECK(x.shape().rank() == 2 && is_float(x), "gather_rows: x ", x);
     check_index("gather_rows", index, x.dim(0));
     Tensor y({index.numel(), x.dim(1)}, x.dtype());
-    kernels::gather_rows({.y = y, .x = x, .index = index});
+    kernels::gather_rows({.y = y, .x = x, .index = here(index)});
     return record("gather_rows", y, {&x}, [slot = x.slot(), shape = x.shape(), index](const Tensor& dy) {
         const Tensor sum = zeros(shape), dx = dy.dtype() == DType::f32 ? sum : Tensor(shape, dy.dtype());
-        kernels::gather_rows({.dx = sum, .dy = dy, .index = index});
+        kernels::gather_rows({.dx = sum, .dy = dy, .index = here(index)});
         if (dy.dtype() != DType::f32) kernels::convert({.y = dx, .x = sum});
         add_gradient(slot, dx);
     });
@@ -213,8 +214,8 @@ Tensor embedding(const Tensor& table, const Tensor& index, DType dtype) {
     CHECK(table.shape().rank() == 2 && is_float(table) && (dtype == DType::f32 || dtype == DType::bf16), "embedding: table ", table, " to ", name_of(dtype));
     check_index("embedding", index, table.dim(0));
     Tensor y({index.numel(), table.dim(1)}, dtype);
-    kernels::gather_rows({.y = y, .x = table, .index = index});
-    return record("embedding", y, {&table}, [table, index](const Tensor& dy) { kernels::gather_rows({.dx = grad_buffer(table), .dy = dy, .index = index}); });
+    kernels::gather_rows({.y = y, .x = table, .index = here(index)});
+    return record("embedding", y, {&table}, [table, index](const Tensor& dy) { kernels::gather_rows({.dx = grad_buffer(table), .dy = dy, .index = here(index)}); });
 }
 Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts) {
     CHECK(!parts.empty(), "scatter_rows: nothing to scatter");
@@ -230,7 +231,7 @@ Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& 
             CHECK(!taken[at], "scatter_rows: index ", at, " twice");
             taken[at] = true;
         }
-        kernels::scatter_rows({.y = y, .x = x, .index = index});
+        kernels::scatter_rows({.y = y, .x = x, .index = here(index)});
         recorded |= wants_grad({&x});
     }
     if (!recorded) return y;
@@ -242,7 +243,7 @@ Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& 
         for (const auto& [slot, shape, index] : outs) {
             if (!slot) continue;
             const Tensor dx({index.numel(), dy.dim(1)}, dy.dtype());
-            kernels::gather_rows({.y = dx, .x = dy, .index = index});
+            kernels::gather_rows({.y = dx, .x = dy, .index = here(index)});
             add_gradient(slot, dx.reshape(shape));
         }
     });
@@ -367,10 +368,10 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, int64_t count) 
     CHECK(logits.shape().rank() == 2 && is_float(logits), "cross_entropy: logits ", logits);
     count = count_labels("cross_entropy", labels, logits.dim(0), logits.dim(1), count);
     const Tensor losses({logits.dim(0)});
-    kernels::cross_entropy({.loss = losses, .x = logits, .labels = labels});
+    kernels::cross_entropy({.loss = losses, .x = logits, .labels = here(labels)});
     return record("cross_entropy", mean_loss(losses, count), {&logits}, [x = logits.detach(), slot = logits.slot(), labels, count](const Tensor& dy) {
         const Tensor dx = empty_like(x);
-        kernels::cross_entropy({.dx = dx, .x = x, .labels = labels, .scale = dy.data<float>()[0] / float(count)});
+        kernels::cross_entropy({.dx = dx, .x = x, .labels = here(labels), .scale = to_floats(dy)[0] / float(count)});
         add_gradient(slot, dx);
     });
 }
@@ -392,12 +393,12 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& labe
     };
     const Tensor losses({M});
     each_chunk(x.detach(), w.detach(), [&](int64_t m, int64_t end, const Tensor& logits) {
-        kernels::cross_entropy({.loss = losses.slice(m, end), .x = logits, .labels = labels.slice(m, end)});
+        kernels::cross_entropy({.loss = losses.slice(m, end), .x = logits, .labels = here(labels.slice(m, end))});
     });
     return record("linear_cross_entropy", mean_loss(losses, count), {&x, &w}, [=, x = x.detach(), slot = x.slot()](const Tensor& dy) {
         const Tensor dx = slot ? empty_like(x) : Tensor(), dw = grad_buffer(w);
         each_chunk(x, w, [&](int64_t m, int64_t end, const Tensor& logits) {
-            kernels::cross_entropy({.dx = logits, .x = logits, .labels = labels.slice(m, end), .scale = dy.data<float>()[0] / float(count)});
+            kernels::cross_entropy({.dx = logits, .x = logits, .labels = here(labels.slice(m, end)), .scale = to_floats(dy)[0] / float(count)});
             if (dx) kernels::linear({.dx = dx.slice(m, end), .dz = logits, .w = w});
             for (int64_t i = m; dw && i < end; i += fold) {
                 const int64_t stop = std::min(end, i + fold);

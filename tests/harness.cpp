@@ -7,6 +7,8 @@
 #include <limits>
 #include <omp.h>
 #include "core/rng.h"
+#include "kernels/device.h"
+#include "kernels/emu/emulator.h"
 #include "nn/functional.h"
 #include "tests/test.h"
 
@@ -16,7 +18,7 @@ namespace {
 // Compared per setting; small ones draw inputs again, lest plain f32 be lucky: the elements of a row share their fate.
 constexpr int64_t kDraws = 64, kRows = 128, kElements = 1024;
 constexpr int64_t kSums = 256;                  // elements of a gradient: those of parameters are sums, and few
-constexpr int64_t kRecorded = 1'500'000, kPortable = 150'000, kSteps = 500'000;     // of a formula; of all its draws
+constexpr int64_t kRecorded = 1'500'000, kPortable = 150'000, kEmulated = 100'000, kSteps = 500'000;     // of a formula; of all its draws
 constexpr int64_t kInDoubt = 32;                // times as many draws where the first leave doubt; then all of them count
 
 // MERV_TEST_SEED=N draws other inputs: a limit that is right is right for all of them.
@@ -52,10 +54,47 @@ std::vector<double> doubles(const Tensor& t) {
     const std::vector<float> v = to_floats(t);
     return {v.begin(), v.end()};
 }
-Tensors moved(const Tensors& x) {
+// Copies at odd addresses amid NaN; on a GPU, whose tensors begin at multiples of 16 bytes, at such
+Tensors moved(Device d, const Tensors& x) {
     Tensors elsewhere;
-    for (const Tensor& t : x) elsewhere.push_back(t ? amid_nan(t) : Tensor());
+    for (const Tensor& t : x) elsewhere.push_back(t ? amid_nan(t, d) : Tensor());
     return elsewhere;
+}
+struct Reordered {                              // the emulator's schedule, in scope
+    Reordered() { emu::set_schedule(emu::Order::seeded, 7); }
+    ~Reordered() { emu::set_schedule(emu::Order::fifo); }
+};
+
+// Where an op runs: the CPU's instruction sets, and the GPU kernels in the emulator's checked mode
+struct Backend {
+    std::string name;
+    Device device;
+    Isa isa;
+    bool fused() const { return device != Device::cpu || isa != Isa::portable; }
+};
+std::vector<Backend> backends() {
+    std::vector<Backend> all;
+    for (Isa i : kernels::cpu::available()) all.push_back({kernels::cpu::name_of(i), Device::cpu, i});
+    all.push_back({"emulator", Device::emu, all.back().isa});
+    return all;
+}
+class On {                                      // a backend, in scope
+  public:
+    explicit On(const Backend& b) : isa_(b.isa), device_(b.device) { kernels::use_checks(true); }
+
+  private:
+    Using isa_;
+    OnDevice device_;
+};
+Tensors to(Device d, const Tensors& x) {
+    Tensors there;
+    for (const Tensor& t : x) there.push_back(t.to(d));
+    return there;
+}
+Derived derive_on(Device d, const Setting& s, const Tensors& x, const Tensor& dy, const std::vector<bool>& wanted, int times = 1) {
+    Derived r = derive(s.op, to(d, x), dy.to(d), wanted, times);
+    r.y = r.y.to(Device::cpu), r.gradients = to(Device::cpu, r.gradients);
+    return r;
 }
 
 // How far one tensor, y or the gradient of an input, is from the oracle over the draws of a setting: the op's, and plain
@@ -73,12 +112,12 @@ struct Gauge {
         }
         unit = ulp(largest, type);
     }
-    void meet(const Tensor& t, const std::vector<double>& oracle, const std::vector<double>& plain, bool fused, Isa isa, double factor = 1) {
+    void meet(const Tensor& t, const std::vector<double>& oracle, const std::vector<double>& plain, bool fused, const std::string& backend, double factor = 1) {
         const std::vector<double> got = doubles(t);
         for (size_t i = 0; i < got.size(); i++)
             if (const double e = distance(got[i] / factor, oracle[i]); e > error[fused])
                 error[fused] = e, worst[fused] = concat("element ", i, " of ", what, " ", t, " is ", got[i] / factor, ", the formula gives ", oracle[i], " and ", plain[i],
-                                                        " in plain f32 (", name_of(isa), factor == 1 ? "" : ", half of what two passes add up to", ")");
+                                                        " in plain f32 (", backend, factor == 1 ? "" : ", half of what two passes add up to", ")");
     }
     double limit(bool fused) const { return naive[fused] == 0 ? 0 : 2 * naive[fused] + unit; }
     bool doubtful() const { return error[0] > limit(0) || error[1] > limit(1); }
@@ -102,7 +141,7 @@ std::vector<std::vector<double>> slopes_of(const Setting& s, std::vector<Numbers
 void run(const std::string& name, const Setting& s, Types types, Verdict& verdict) {
     verdict.settings++;
     auto complain = [&](const auto&... words) { verdict.complaints.push_back(concat(name, ": ", words...)); };
-    const std::vector<Isa> isas = kernels::cpu::available();
+    const std::vector<Backend> everywhere = backends();
     std::vector<bool> wanted;
     std::vector<Gauge> slopes;
     for (const Input& in : s.inputs) {
@@ -112,7 +151,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
     const std::vector<bool> none(wanted.size(), false);
     Gauge value("y");
     bool portable = true, differentiated = wanted != none;
-    int64_t rows = 0, elements = 0, sums = 0, steps = 0;
+    int64_t rows = 0, elements = 0, sums = 0, steps = 0, n_steps = 0;
     DType type = DType::f32;
     auto drawn = [&](int64_t n) { return n >= kDraws || steps >= kSteps || (rows >= kRows && elements >= kElements && (!differentiated || sums >= kSums)); };
     auto doubtful = [&] { return value.doubtful() || std::any_of(slopes.begin(), slopes.end(), [](const Gauge& g) { return g.doubtful(); }); };
@@ -134,8 +173,8 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         const int64_t before = Recording::operations();
         const std::vector<double> oracle = values_of(s.formula(numbers, q));
         if (n == 0) {
-            const int64_t n_steps = Recording::operations() - before;
-            portable = n_steps <= kPortable || isas.size() == 1;
+            n_steps = Recording::operations() - before;
+            portable = n_steps <= kPortable || kernels::cpu::available().size() == 1;
             differentiated = differentiated && n_steps <= kRecorded;
             verdict.gradients += differentiated;
         }
@@ -144,13 +183,20 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         std::vector<double> plain[2];
         std::vector<std::vector<double>> slope, plain_slope[2];
         Tensor dy;
-        for (Isa isa : isas) {
-            const bool fused = isa != Isa::portable;
-            if (!fused && !portable) continue;
-            const Using u(isa);
-            const Tensor y = s.op(x);
-            if (n == 0 && !same_bits(y, [&] { const Threads one(1); return s.op(moved(x)); }()))
-                complain("its bits depend on what surrounds the inputs, their alignment or the number of threads (", name_of(isa), ")");
+        for (const Backend& backend : everywhere) {
+            const bool fused = backend.fused(), emulated = backend.device == Device::emu;
+            if ((!fused && !portable) || (emulated && (n > 0 || n_steps > kEmulated))) continue;
+            const On on(backend);
+            Tensor y;
+            try {
+                y = s.op(to(backend.device, x)).to(Device::cpu);
+            } catch (const Error& e) {
+                if (!emulated || !strstr(e.what(), "no GPU kernel yet")) throw;
+                continue;
+            }
+            verdict.emulated += emulated;
+            if (n == 0 && !same_bits(y, [&] { const Threads one(1); const Reordered other; return s.op(moved(backend.device, x)).to(Device::cpu); }()))
+                complain("its bits depend on what surrounds the inputs, their alignment, the number of threads or the schedule (", backend.name, ")");
             if (size_t(y.numel()) != oracle.size()) return complain(y, " has ", y.numel(), " elements, its formula ", oracle.size());
             if (!dy) {
                 type = y.dtype();
@@ -170,41 +216,41 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
                 if (differentiated) plain_slope[fused] = slopes_of(s, numbers, doubles(dy), wanted, q);
                 q.backward = false;
             }
-            value.meet(y, oracle, plain[fused], fused, isa);
+            value.meet(y, oracle, plain[fused], fused, backend.name);
             if (!differentiated) continue;
 
-            const Derived all = derive(s.op, x, dy, wanted);
+            const Derived all = derive_on(backend.device, s, x, dy, wanted);
             for (size_t i = 0; i < x.size(); i++) {
                 if (!wanted[i]) continue;
                 const DType its = s.inputs[i].kind == Input::Kind::activation ? types.activations : DType::f32;
                 const Tensor& g = all.gradients[i];
-                if (!g) return complain("input ", i, " gets no gradient (", name_of(isa), ")");
-                if (g.shape() != x[i].shape() || g.dtype() != its) return complain("the gradient of input ", i, ", ", x[i], ", is ", g, " (", name_of(isa), ")");
+                if (!g) return complain("input ", i, " gets no gradient (", backend.name, ")");
+                if (g.shape() != x[i].shape() || g.dtype() != its) return complain("the gradient of input ", i, ", ", x[i], ", is ", g, " (", backend.name, ")");
                 slopes[i].expect(slope[i], plain_slope[fused][i], fused, its);
-                slopes[i].meet(g, slope[i], plain_slope[fused][i], fused, isa);
+                slopes[i].meet(g, slope[i], plain_slope[fused][i], fused, backend.name);
             }
             if (n > 0) continue;
             auto differs = [&](const Derived& other, const char* when) {
                 for (size_t i = 0; i < x.size(); i++)
-                    if (other.gradients[i] && !same_bits(other.gradients[i], all.gradients[i])) complain("the gradient of input ", i, " has other bits ", when, " (", name_of(isa), ")");
-                if (!same_bits(other.y, y)) complain("has other bits ", when, " (", name_of(isa), ")");
+                    if (other.gradients[i] && !same_bits(other.gradients[i], all.gradients[i])) complain("the gradient of input ", i, " has other bits ", when, " (", backend.name, ")");
+                if (!same_bits(other.y, y)) complain("has other bits ", when, " (", backend.name, ")");
             };
             differs(all, "when a gradient is wanted");
-            { const Threads one(1); differs(derive(s.op, moved(x), amid_nan(dy), wanted), "elsewhere, amid NaN, or on one thread"); }
+            { const Threads one(1); const Reordered other; differs(derive_on(backend.device, s, moved(backend.device, x), moved(backend.device, {dy})[0], wanted), "elsewhere, amid NaN, on one thread, or in another order"); }
             for (size_t i = 0; i < x.size(); i++) {
                 if (!wanted[i]) continue;
                 std::vector<bool> alone = none, others = wanted;
                 alone[i] = true, others[i] = false;
                 for (const auto& some : {alone, others}) {
-                    const Derived d = derive(s.op, x, dy, some);
+                    const Derived d = derive_on(backend.device, s, x, dy, some);
                     differs(d, "when some inputs want no gradient");
                     for (size_t j = 0; j < x.size(); j++)
-                        if (bool(d.gradients[j]) != some[j]) complain("input ", j, some[j] ? " gets no gradient where " : " gets a gradient where ", i, some == alone ? " alone wants one" : " wants none", " (", name_of(isa), ")");
+                        if (bool(d.gradients[j]) != some[j]) complain("input ", j, some[j] ? " gets no gradient where " : " gets a gradient where ", i, some == alone ? " alone wants one" : " wants none", " (", backend.name, ")");
                 }
             }
-            const Derived twice = derive(s.op, x, dy, wanted, 2);
+            const Derived twice = derive_on(backend.device, s, x, dy, wanted, 2);
             for (size_t i = 0; i < x.size(); i++)
-                if (wanted[i]) slopes[i].meet(twice.gradients[i], slope[i], plain_slope[fused][i], fused, isa, 2);
+                if (wanted[i]) slopes[i].meet(twice.gradients[i], slope[i], plain_slope[fused][i], fused, backend.name, 2);
         }
     }
     auto settle = [&](const Gauge& g, bool fused, Nearest& nearest, const std::string& where) {
@@ -271,7 +317,7 @@ void check_op(const std::string& op, const std::vector<Setting>& settings) {
         }
         return text.empty() ? " exact" : text;
     };
-    std::printf("  %-16s %4d settings on %d instruction sets:%s\n", op.c_str(), v.settings, v.isas, nearest(v.values).c_str());
+    std::printf("  %-16s %4d settings on %d instruction sets, %d emulated:%s\n", op.c_str(), v.settings, v.isas, v.emulated, nearest(v.values).c_str());
     if (v.gradients) std::printf("  %-16s %4d gradients:%s\n", "", v.gradients, nearest(v.slopes).c_str());
     for (const std::string& c : v.complaints) FAIL_CHECK(c);
     EXPECT(v.complaints.empty());               // so that a case that passes has asserted something
@@ -288,9 +334,9 @@ bool same_bits(const Tensor& a, const Tensor& b) {
     return a.shape() == b.shape() && a.dtype() == b.dtype() && (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), a.bytes()) == 0);
 }
 
-Tensor amid_nan(const Tensor& t) {
-    constexpr int64_t kMargin = 67;             // odd, and wider than any vector
-    Tensor wide({t.numel() + 2 * kMargin}, t.dtype());
+Tensor amid_nan(const Tensor& t, Device d) {
+    const int64_t kMargin = d == Device::cpu ? 67 : 64;     // odd, and wider than any vector
+    Tensor wide({t.numel() + 2 * kMargin}, t.dtype(), d);
     std::memset(wide.raw(), 0xff, wide.bytes());        // NaN in f32 and bf16
     Tensor copy = wide.slice(kMargin, kMargin + t.numel()).reshape(t.shape());
     copy.copy_from(t);

@@ -55,7 +55,7 @@ struct Nearest {                                // among settings: the one that 
     std::string where;                          // empty if every setting is exact
 };
 struct Verdict {
-    int settings = 0, gradients = 0, isas = 0;  // runs, in whatever types; those with a gradient
+    int settings = 0, gradients = 0, isas = 0, emulated = 0;    // runs, in whatever types; those with a gradient, and by the emulator
     Nearest values[2], slopes[2];               // results and gradients; in f32 and in bf16
     std::vector<std::string> complaints;        // none: the op is right
 };
@@ -72,7 +72,7 @@ Derived derive(const std::function<Tensor(const Tensors&)>& op, Tensors x, const
 
 Tensor normal(Shape shape, std::string_view purpose, double mean = 0, double spread = 1, DType dtype = DType::f32);
 bool same_bits(const Tensor& a, const Tensor& b);       // shape, dtype and every bit
-Tensor amid_nan(const Tensor& t);                       // a copy at an odd address, with NaN (u8: 255) on both sides
+Tensor amid_nan(const Tensor& t, Device d = Device::cpu);      // a copy with NaN (u8: 255) on both sides; on the CPU at an odd address
 
 struct Threads {                                // OpenMP's threads, in scope
     explicit Threads(int n);

@@ -48,9 +48,4 @@ class Collect {
 enum class Order { fifo, lifo, seeded };
 void set_schedule(Order order, unsigned seed = 1);
 
-// Memory of the emulated device: full of NaN, unreadable pages on both sides, its last byte just before the second.
-void* allocate(size_t bytes);                   // 256-byte aligned where its size is a multiple of 256, else 16
-void release(void* p);
-bool owns(const void* p);                       // inside an allocation
-
 }

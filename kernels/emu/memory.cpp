@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "core/check.h"
+#include "core/emulated_memory.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
@@ -21,17 +22,6 @@ std::vector<Static> statics;                    // kernels' __shared__ variables
 uintptr_t statics_begin, statics_end;
 uintptr_t program_begin, program_end;
 
-struct Allocation { uintptr_t begin = 0, end = 0; char* mapping = nullptr; size_t mapped = 0; Cell* cells = nullptr; size_t cell_bytes = 0; };
-std::map<uintptr_t, Allocation> allocations;    // by end: upper_bound(address) may hold it
-const Allocation* last_found;
-
-const Allocation* allocation_near(uintptr_t a) {
-    if (last_found && a >= last_found->begin && a < last_found->end) return last_found;
-    auto it = allocations.upper_bound(a);
-    if (it != allocations.end() && a + kPage >= it->second.begin) return last_found = &it->second;
-    if (it != allocations.begin() && (--it, a < it->second.end + kPage)) return last_found = &it->second;
-    return nullptr;
-}
 char* map_or_fail(size_t bytes, int flags) {
     void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
     if (m == MAP_FAILED) fail(Exit::no_memory, "out of memory: ", bytes, " bytes of the emulated device");
@@ -118,7 +108,7 @@ Place place_of(uintptr_t a) {
     }
     const uintptr_t arguments = uintptr_t(launched->arguments);
     if (a - arguments < launched->argument_bytes) return {Place::arguments, arguments, arguments + launched->argument_bytes};
-    if (const Allocation* g = allocation_near(a)) return {Place::global, g->begin, g->end};
+    if (const emulated_memory::Block* g = emulated_memory::near(a)) return {Place::global, g->begin, g->end};
     if (a >= program_begin && a < program_end) return {Place::program, program_begin, program_end};
     return {Place::unknown, a, a};
 }
@@ -135,8 +125,9 @@ Cell* cells_of(const Place& p, uintptr_t a) {
         case Place::dynamic_shared: return &current->block->dynamic_cells[(a - p.begin) / kCellBytes];
         case Place::static_shared: return &current->block->static_cells[(a - statics_begin) / kCellBytes];
         case Place::global: {
-            const Allocation& g = *allocation_near(a);
-            return g.cells + (a / kCellBytes - g.begin / kCellBytes);
+            static_assert(sizeof(Cell) <= emulated_memory::kNoteBytes && kCellBytes == 2);
+            const emulated_memory::Block& g = *emulated_memory::near(a);
+            return static_cast<Cell*>(g.notes) + (a / kCellBytes - g.begin / kCellBytes);
         }
         default: return nullptr;
     }
@@ -176,37 +167,6 @@ void enter_statics(Block& b) {
 }
 void leave_statics(Block& b) {
     for (const Static& s : statics) std::memcpy(b.statics.data() + (s.begin - statics_begin), reinterpret_cast<void*>(s.begin), s.end - s.begin);
-}
-
-// ---- global memory
-
-void* allocate(size_t bytes) {
-    const size_t whole = std::max<size_t>((bytes + 15) / 16 * 16, 16), mapped = pages(whole) + 2 * kPage;
-    Allocation g;
-    g.mapping = map_or_fail(mapped, 0);
-    g.mapped = mapped;
-    mprotect(g.mapping, kPage, PROT_NONE);
-    mprotect(g.mapping + mapped - kPage, kPage, PROT_NONE);
-    char* p = g.mapping + mapped - kPage - whole;
-    std::memset(p, kNaN, whole);
-    g.begin = uintptr_t(p), g.end = g.begin + bytes;
-    g.cell_bytes = (whole / kCellBytes + 1) * sizeof(Cell);
-    g.cells = reinterpret_cast<Cell*>(map_or_fail(g.cell_bytes, MAP_NORESERVE));
-    allocations[g.begin + whole] = g;
-    last_found = nullptr;
-    return p;
-}
-void release(void* p) {
-    const auto it = allocations.upper_bound(uintptr_t(p));
-    CHECK(it != allocations.end() && it->second.begin == uintptr_t(p), "emulator: released memory was not allocated, or was released before");
-    munmap(it->second.mapping, it->second.mapped);
-    munmap(it->second.cells, it->second.cell_bytes);
-    allocations.erase(it);
-    last_found = nullptr;
-}
-bool owns(const void* p) {
-    const auto it = allocations.upper_bound(uintptr_t(p));
-    return it != allocations.end() && uintptr_t(p) >= it->second.begin && uintptr_t(p) < it->second.end;
 }
 
 }

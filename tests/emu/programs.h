@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <vector>
+#include "core/emulated_memory.h"
 #include "kernels/emu/emulator.h"
 
 namespace merv::test {
@@ -18,9 +19,9 @@ std::vector<Program> programs(emu::Mode);
 // Memory of the emulated device with values.
 template <class T> class Buffer {
   public:
-    explicit Buffer(size_t n) : n_(n), p_(static_cast<T*>(emu::allocate(n * sizeof(T)))) {}
+    explicit Buffer(size_t n) : n_(n), p_(static_cast<T*>(emulated_memory::allocate(n * sizeof(T)))) {}
     Buffer(size_t n, const std::function<T(size_t)>& value) : Buffer(n) { for (size_t i = 0; i < n; i++) p_[i] = value(i); }
-    ~Buffer() { emu::release(p_); }
+    ~Buffer() { emulated_memory::release(p_); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     T* get() const { return p_; }

@@ -1,0 +1,19 @@
+// The memory of Device::emu, which only emulated kernels may use (kernels/emu): full of NaN when new, unreadable pages on both
+// sides, its end just before the second, so that what runs past it is seen.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace merv::emulated_memory {
+
+struct Block {
+    uintptr_t begin = 0, end = 0;
+    void* notes = nullptr;                      // the emulator's own, zero when new: kNoteBytes per two bytes
+};
+constexpr size_t kNoteBytes = 128;              // address space, until touched
+
+void* allocate(size_t bytes);                   // 16-byte aligned; Error(Exit::no_memory)
+void release(void* p);
+const Block* near(uintptr_t address);           // the block it lies in, or misses by less than a page; null if none
+
+}

@@ -1,0 +1,30 @@
+#include "kernels/device.h"
+#include <cstdlib>
+#include <string>
+#include "core/check.h"
+
+namespace merv::kernels {
+namespace {
+
+bool& checks() {
+    static bool on = [] {
+        const char* text = std::getenv("MERV_EMU");
+        const std::string mode = text ? text : "";
+        if (!mode.empty() && mode != "fast" && mode != "checked") fail(Exit::usage, "MERV_EMU=", mode, ": fast or checked");
+        return mode == "checked";
+    }();
+    return on;
+}
+
+}
+
+bool emulator_checks() { return checks(); }
+void use_checks(bool on) { checks() = on; }
+
+
+void no_kernel(const char* call) {
+    const std::string text = call, name = text.substr(text.find("Args = ") + 7);
+    fail(Exit::device, name.substr(name.rfind("::") + 2, name.rfind(']') - name.rfind("::") - 2), " has no GPU kernel yet; use --device cpu");
+}
+
+}
