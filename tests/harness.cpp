@@ -185,7 +185,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         Tensor dy;
         for (const Backend& backend : everywhere) {
             const bool fused = backend.fused(), emulated = backend.device == Device::emu;
-            if ((!fused && !portable) || (emulated && (n > 0 || n_steps > kEmulated))) continue;
+            if ((!fused && !portable) || (emulated && (!s.on_gpu || n > 0 || n_steps > kEmulated))) continue;
             const On on(backend);
             Tensor y;
             try {
@@ -369,7 +369,7 @@ TEST_CASE("harness: finds what it should") {
             Numbers y;
             for (const Real& v : x[0]) y.push_back(formula(v, q));
             return y;
-        }, Setting::Gradient::none};
+        }, Setting::Gradient::none, false, false};
         const Verdict v = judge("op", {s});
         return v.complaints.empty() ? "" : v.complaints[0];
     };

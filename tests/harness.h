@@ -48,6 +48,7 @@ struct Setting {
     std::function<Numbers(const std::vector<Numbers>&, Round q)> formula;      // a function of its inputs alone: gradients differentiate it
     enum class Gradient { checked, none } gradient = Gradient::checked;         // none: the op has none, or is called below the tape
     bool own_type = false;                                                      // y's type is not that of the activations
+    bool on_gpu = true;
 };
 
 struct Nearest {                                // among settings: the one that comes nearest to its limit

@@ -21,7 +21,9 @@ Setting step(int64_t n, Hyper h) {
             [=](const Tensors& x) {
                 const Tensor y({3, n});
                 for (int64_t i = 0; i < 2; i++) y.slice(i, i + 1).copy_from(x[size_t(i)].reshape({1, n}));
-                for (int64_t i = 0; i < n; i++) y.data<float>()[2 * n + i] = x[2].data<float>()[i] * x[2].data<float>()[i];
+                std::vector<float> v = to_floats(x[2]);
+                for (float& f : v) f *= f;
+                y.slice(2, 3).copy_from(from_floats(v, {1, n}));
                 auto row = [&](int64_t i) { return y.slice(i, i + 1).reshape({n}); };
                 kernels::adamw({.master = row(0), .m = row(1), .v = row(2), .grad = x[3], .step = h.step, .lr = h.lr, .beta1 = h.beta1, .beta2 = h.beta2,
                                 .eps = h.eps, .decay = h.decay, .grad_scale = h.grad_scale});
