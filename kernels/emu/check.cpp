@@ -193,7 +193,11 @@ namespace {
 
 inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
     using namespace merv::emu;
-    if (current && checking()) access(uintptr_t(p), bytes, kind, where_is(instruction));
+    if (!current || uintptr_t(p) - uintptr_t(current->stack) < kStack || !checking()) return;
+    static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
+    auto& known = recent[uintptr_t(instruction) / 4 % 4096];
+    if (known.instruction != instruction) known = {instruction, where_is(instruction)};
+    access(uintptr_t(p), bytes, kind, known.where);
 }
 
 }
@@ -213,4 +217,14 @@ void __tsan_func_exit() {}
 void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_init() {}
+
+// Counters of the host's shared pointers, in the host's part of a kernel file; no kernel has std::atomic.
+#define MERV_HOST_ATOMIC(bits, T) \
+    T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
+    void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); } \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* is, T v, int, int) { return __atomic_compare_exchange_n(p, is, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
+MERV_HOST_ATOMIC(8, char) MERV_HOST_ATOMIC(32, int) MERV_HOST_ATOMIC(64, long)
 }

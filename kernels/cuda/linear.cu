@@ -1,0 +1,340 @@
+// The matrix product under every linear layer, forward and backward, and what follows it elementwise (kernels/linear.h).
+//
+// Two products. bf16 times bf16 runs on the tensor cores: blocks of 128 x 128 outputs, 8 warps of 64 x 32, three stages of 32 k by
+// cp.async, fragments by ldmatrix. Everything else (f32, mixed types, rows that are no multiples of 16 bytes) runs as plain
+// multiply-adds on blocks of 64 x 64: f32 means f32 here, never TF32. Bound by arithmetic, for few rows by reading w.
+//
+// An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
+// ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
+#include "kernels/linear.h"
+#include "kernels/gpu.h"
+
+namespace merv::kernels::MERV_GPU {
+namespace {
+
+// ---- elementwise parts
+
+struct Column {                                 // a bias or scale of either type, or none
+    const float* f32 = nullptr;
+    const bf16* half = nullptr;
+    Column() = default;
+    explicit Column(const Tensor& t) {
+        if (t && t.dtype() == DType::f32) f32 = at<float>(t);
+        else if (t) half = at<bf16>(t);
+    }
+    MERV_DEVICE bool is_there() const { return f32 || half; }
+    MERV_DEVICE float operator[](int64_t n) const { return f32 ? f32[n] : float(half[n]); }
+};
+
+MERV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+MERV_DEVICE float phi(float x) { return 0.5f * (1.0f + erff(x * 0.707106781f)); }
+MERV_DEVICE float tanh_argument(float x) { return 0.797884561f * (x + 0.044715f * (x * x * x)); }
+MERV_DEVICE float activated(Act act, float x) {
+    switch (act) {
+        case Act::gelu: return x * phi(x);
+        case Act::gelu_tanh: return 0.5f * x * (1.0f + tanhf(tanh_argument(x)));
+        case Act::quick_gelu: return x * sigmoid(1.702f * x);
+        case Act::silu: return x * sigmoid(x);
+        default: return x;
+    }
+}
+MERV_DEVICE float slope(Act act, float x) {
+    switch (act) {
+        case Act::gelu: return fmaf(x * 0.398942280f, expf(-0.5f * x * x), phi(x));
+        case Act::gelu_tanh: {
+            const float a = 2.0f * tanh_argument(x), s = sigmoid(a), c = sigmoid(-a);       // s = (1 + tanh) / 2, and 4 s c = 1 - tanh^2
+            return fmaf(2.0f * x * s * c, 0.797884561f * fmaf(0.134145f * x, x, 1.0f), s);
+        }
+        case Act::quick_gelu: { const float s = sigmoid(1.702f * x); return fmaf(1.702f * x * s, sigmoid(-1.702f * x), s); }
+        case Act::silu: { const float s = sigmoid(x); return fmaf(x * s, sigmoid(-x), s); }
+        default: return 1.0f;
+    }
+}
+
+// What is done with n finished sums of row m, columns c .. c + n - 1.
+template <class X> struct Forward {
+    X *y, *z;
+    const X *gate, *residual;
+    Column bias, scale;
+    Act act;
+    int64_t N;
+    template <int n> MERV_DEVICE void finish(int64_t m, int64_t c, float (&v)[n]) const {
+        const int64_t i = m * N + c;
+        float other[n];
+        if (bias.is_there()) for (int k = 0; k < n; k++) v[k] += bias[c + k];
+        if (z) store(z + i, v);
+        if (act != Act::none) for (int k = 0; k < n; k++) v[k] = activated(act, float(X(v[k])));
+        if (gate) {
+            load(other, gate + i);
+            for (int k = 0; k < n; k++) v[k] *= other[k];
+        }
+        if (scale.is_there()) for (int k = 0; k < n; k++) v[k] *= scale[c + k];
+        if (residual) {
+            load(other, residual + i);
+            for (int k = 0; k < n; k++) v[k] += other[k];
+        }
+        store(y + i, v);
+    }
+};
+template <class X> struct Store {
+    X* y;
+    int64_t N;
+    template <int n> MERV_DEVICE void finish(int64_t m, int64_t c, float (&v)[n]) const { store(y + m * N + c, v); }
+};
+struct Accumulate {
+    float* y;
+    int64_t N;
+    template <int n> MERV_DEVICE void finish(int64_t m, int64_t c, float (&v)[n]) const {
+        float old[n];
+        load(old, y + m * N + c);
+        for (int k = 0; k < n; k++) v[k] += old[k];
+        store(y + m * N + c, v);
+    }
+};
+
+// Element (i, k): at[i * ld + k] along k, else at[k * ld + i].
+template <class T> struct Operand {
+    const T* at;
+    int64_t ld;
+    bool along_k;
+};
+
+// ---- plain multiply-adds
+
+constexpr int kPlain = 64, kPlainDepth = 16;    // outputs of a block's side, and k per step; 256 threads have 4 x 4 outputs each
+
+template <class T> MERV_DEVICE void fill_plain(float (&tile)[kPlainDepth][kPlain + 4], const Operand<T>& o, int64_t first, int64_t count, int64_t k0, int64_t K) {
+    for (int e = int(threadIdx.x); e < kPlain * kPlainDepth; e += 256) {
+        const int i = o.along_k ? e / kPlainDepth : e % kPlain, k = o.along_k ? e % kPlainDepth : e / kPlain;
+        const bool inside = first + i < count && k0 + k < K;
+        tile[k][i] = inside ? float(o.along_k ? o.at[(first + i) * o.ld + k0 + k] : o.at[(k0 + k) * o.ld + first + i]) : 0.0f;
+    }
+}
+template <int width, class TA, class TB, class Epilogue>
+__global__ void __launch_bounds__(256) plain_product(Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+    __shared__ __align__(16) float sa[kPlainDepth][kPlain + 4], sb[kPlainDepth][kPlain + 4];
+    const int64_t m0 = int64_t(blockIdx.y) * kPlain, n0 = int64_t(blockIdx.x) * kPlain;
+    const int tm = int(threadIdx.x) / 16 * 4, tn = int(threadIdx.x) % 16 * 4;
+    float total[4][4] = {};
+    for (int64_t k0 = 0; k0 < K; k0 += kPlainDepth) {
+        fill_plain(sa, a, m0, M, k0, K);
+        fill_plain(sb, b, n0, N, k0, K);
+        __syncthreads();
+        float part[4][4] = {};                  // per step from zero: one long chain would lose accuracy
+        for (int k = 0; k < kPlainDepth; k++) {
+            float va[4], vb[4];
+            load(va, &sa[k][tm]);
+            load(vb, &sb[k][tn]);
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) part[i][j] = fmaf(va[i], vb[j], part[i][j]);
+        }
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 4; j++) total[i][j] += part[i][j];
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j += width) {
+            if (m0 + tm + i >= M || n0 + tn + j >= N) continue;
+            float v[width];
+            for (int k = 0; k < width; k++) v[k] = total[i][j + k];
+            epilogue.finish(m0 + tm + i, n0 + tn + j, v);
+        }
+}
+
+// ---- tensor cores
+
+constexpr int kTile = 128, kDepth = 32, kStages = 3;
+constexpr int kAlongRow = kDepth + 8, kAcrossRow = kTile + 8;           // of a tile in shared memory; 16 bytes more than a power of two: no bank conflicts
+constexpr int kOperandSize = kTile * kAlongRow > kDepth * kAcrossRow ? kTile * kAlongRow : kDepth * kAcrossRow;
+constexpr int kOutRow = kTile + 4;              // of 64 finished rows in f32, which take the stages' place
+constexpr size_t kProductShared = std::max(size_t(kStages) * 2 * kOperandSize * sizeof(bf16), size_t(64) * kOutRow * sizeof(float));
+
+// 128 x 32 elements by 256 threads, 16 bytes at a time; what lies outside is zero.
+template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from, int64_t ld, int64_t first, int64_t count, int64_t k0, int64_t K) {
+    constexpr int per_row = (along_k ? kDepth : kTile) / 8, row = along_k ? kAlongRow : kAcrossRow;
+    for (int e = int(threadIdx.x); e < kTile * kDepth / 8; e += 256) {
+        const int r = e / per_row, c = e % per_row * 8;
+        const int64_t i = along_k ? first + r : k0 + r, j = along_k ? k0 + c : first + c;
+        const int64_t rows = along_k ? count : K, left = (along_k ? K : count) - j;
+        const int valid = i < rows && left > 0 ? int(left < 8 ? left : 8) : 0;
+        cp_async<16>(tile + r * row + c, valid ? from + i * ld + j : from, 2 * valid);
+    }
+}
+// Fragments for k .. k + 15: rows m .. m + 15 of A; rows n .. n + 15 of B, two n8 fragments
+template <bool along_k> MERV_DEVICE void load_a(uint32_t (&f)[4], const bf16* tile, int m, int k) {
+    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
+    if constexpr (along_k) ldmatrix_x4(f, tile + (m + i % 2 * 8 + r) * kAlongRow + k + i / 2 * 8);
+    else ldmatrix_x4_trans(f, tile + (k + i / 2 * 8 + r) * kAcrossRow + m + i % 2 * 8);
+}
+template <bool along_k> MERV_DEVICE void load_b(uint32_t (&f)[4], const bf16* tile, int n, int k) {
+    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
+    if constexpr (along_k) ldmatrix_x4(f, tile + (n + i / 2 * 8 + r) * kAlongRow + k + i % 2 * 8);
+    else ldmatrix_x4_trans(f, tile + (k + i % 2 * 8 + r) * kAcrossRow + n + i / 2 * 8);
+}
+
+template <int width, bool a_along_k, bool b_along_k, class Epilogue>
+__global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+    DYN_SMEM(bytes);
+    bf16* stages = reinterpret_cast<bf16*>(bytes);
+    const int64_t m0 = int64_t(blockIdx.y) * kTile, n0 = int64_t(blockIdx.x) * kTile, steps = (K + kDepth - 1) / kDepth;
+    auto stage_a = [&](int64_t s) { return stages + s % kStages * 2 * kOperandSize; };
+    auto fetch = [&](int64_t s) {
+        if (s < steps) {
+            fill_tile<a_along_k>(stage_a(s), a, lda, m0, M, s * kDepth, K);
+            fill_tile<b_along_k>(stage_a(s) + kOperandSize, b, ldb, n0, N, s * kDepth, K);
+        }
+        cp_async_commit();
+    };
+    for (int s = 0; s < kStages - 1; s++) fetch(s);
+
+    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, wm = warp / 4 * 64, wn = warp % 4 * 32;
+    float d[4][4][4] = {};                      // 64 x 32 outputs: 4 x 4 of 16 x 8
+    for (int64_t s = 0; s < steps; s++) {
+        cp_async_wait<kStages - 2>();
+        __syncthreads();                        // everybody's part has come, and nobody reads the stage that is filled next
+        fetch(s + kStages - 1);
+        const bf16 *ta = stage_a(s), *tb = ta + kOperandSize;
+        for (int k = 0; k < kDepth; k += 16) {
+            uint32_t fa[4][4], fb[2][4];
+            for (int i = 0; i < 4; i++) load_a<a_along_k>(fa[i], ta, wm + 16 * i, k);
+            for (int j = 0; j < 2; j++) load_b<b_along_k>(fb[j], tb, wn + 16 * j, k);
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t column[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
+                    mma_bf16(d[i][j], fa[i], column);
+                }
+        }
+    }
+    cp_async_wait<0>();
+
+    // Through shared memory, 64 rows at a time, so that rows are written in whole sectors
+    float* out = reinterpret_cast<float*>(bytes);
+    for (int half = 0; half < 2; half++) {
+        __syncthreads();
+        if (wm / 64 == half)
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++)
+                    for (int h = 0; h < 2; h++) {
+                        const float pair[2] = {d[i][j][2 * h], d[i][j][2 * h + 1]};
+                        store(out + (16 * i + lane / 4 + 8 * h) * kOutRow + wn + 8 * j + 2 * (lane % 4), pair);
+                    }
+        __syncthreads();
+        for (int e = int(threadIdx.x) * width; e < 64 * kTile; e += 256 * width) {
+            const int64_t m = m0 + 64 * half + e / kTile, n = n0 + e % kTile;
+            if (m >= M || n >= N) continue;
+            float v[width];
+            for (int k = 0; k < width; k++) v[k] = out[e / kTile * kOutRow + e % kTile + k];
+            epilogue.finish(m, n, v);
+        }
+    }
+}
+
+unsigned tiles(int64_t n, int side) { return unsigned((n + side - 1) / side); }
+template <class T> bool in_sectors(const Operand<T>& o) { return uintptr_t(o.at) % 16 == 0 && o.ld * int64_t(sizeof(T)) % 16 == 0; }
+
+// width: elements of a row that the epilogue may move at once
+template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue) {
+    if (M == 0 || N == 0) return;
+    with_width(std::min(width, 4), [&]<int w>() {
+        if constexpr (w <= 4) {
+            if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)
+                if (in_sectors(a) && in_sectors(b)) {
+                    auto go = [&](auto kernel) { launch(work, Grid{{tiles(N, kTile), tiles(M, kTile)}, {256}, kProductShared}, kernel, a.at, a.ld, b.at, b.ld, M, N, K, epilogue); };
+                    if (a.along_k && b.along_k) return go(tensor_product<w, true, true, Epilogue>);
+                    if (a.along_k) return go(tensor_product<w, true, false, Epilogue>);
+                    if (!b.along_k) return go(tensor_product<w, false, false, Epilogue>);
+                }
+            launch(work, Grid{{tiles(N, kPlain), tiles(M, kPlain)}, {256}}, plain_product<w, TA, TB, Epilogue>, a, b, M, N, K, epilogue);
+        }
+    });
+}
+
+// ---- backward of the elementwise parts
+
+constexpr int kChunk = 64;                      // rows whose dscale and dbias one block adds up
+
+template <class X> __global__ void __launch_bounds__(128) epilogue_backward(X* dz, X* dgate, float* dscale, float* dbias, const X* dy, const X* z, const X* gate, Column scale, Act act, int64_t M, int64_t N) {
+    const int64_t n = int64_t(blockIdx.x) * 128 + threadIdx.x, first = int64_t(blockIdx.y) * kChunk;
+    if (n >= N) return;
+    float scale_sum = 0, bias_sum = 0;
+    for (int64_t m = first; m < M && m < first + kChunk; m++) {
+        const int64_t i = m * N + n;
+        const float d = float(dy[i]), zi = z ? float(z[i]) : 0.0f, g = gate ? float(gate[i]) : 1.0f, a = z ? activated(act, zi) : 0.0f;
+        const float scaled = scale.is_there() ? d * scale[n] : d;
+        float dzi = gate ? scaled * g : scaled;
+        if (act != Act::none) dzi *= slope(act, zi);
+        scale_sum = fmaf(d, gate ? a * g : a, scale_sum);
+        bias_sum += dzi;
+        if (dgate) dgate[i] = X(scaled * a);
+        if (dz) dz[i] = X(dzi);
+    }
+    if (dscale) dscale[int64_t(blockIdx.y) * N + n] = scale_sum;
+    if (dbias) dbias[int64_t(blockIdx.y) * N + n] = bias_sum;
+}
+__global__ void __launch_bounds__(128) add_chunks(float* sum, const float* parts, int64_t chunks, int64_t N) {
+    const int64_t n = int64_t(blockIdx.x) * 128 + threadIdx.x;
+    if (n >= N) return;
+    float total = 0;
+    for (int64_t c = 0; c < chunks; c++) total += parts[c * N + n];
+    sum[n] += total;
+}
+template <class X> __global__ void __launch_bounds__(256) refill_kernel(X* y, const X* z, const X* gate, Act act, int64_t count) {
+    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= count) return;
+    const float v = activated(act, float(z[i]));
+    y[i] = X(gate ? v * float(gate[i]) : v);
+}
+
+double product_bytes(const Tensor& a, const Tensor& b, const Tensor& c) { return double(a.bytes()) + double(b.bytes()) + double(c.bytes()); }
+
+}
+
+template <> void run(const LinearFwd& a) {
+    const int64_t M = a.x.rows(), N = a.w.dim(0), K = a.w.dim(1);
+    const Work work{"linear", product_bytes(a.x, a.w, a.y), 2.0 * double(M) * double(N) * double(K)};
+    with_float_type(a.x.dtype(), [&]<class X>() {
+        with_float_type(a.w.dtype(), [&]<class W>() {
+            const Forward<X> f{at<X>(a.y), at<X>(a.z), at<X>(a.gate), at<X>(a.residual), Column(a.bias), Column(a.scale), a.act, N};
+            product(work, Operand<X>{at<X>(a.x), K, true}, Operand<W>{at<W>(a.w), K, true}, M, N, K, vector_width(N, f.y, f.z, f.gate, f.residual), f);
+        });
+    });
+}
+template <> void run(const LinearInputBwd& a) {
+    const int64_t M = a.dz.rows(), N = a.w.dim(0), K = a.w.dim(1);
+    with_float_type(a.dz.dtype(), [&]<class X>() {
+        with_float_type(a.w.dtype(), [&]<class W>() {
+            const Store<X> f{at<X>(a.dx), K};
+            product(Work{"linear dx", product_bytes(a.dz, a.w, a.dx), 2.0 * double(M) * double(N) * double(K)}, Operand<X>{at<X>(a.dz), N, true}, Operand<W>{at<W>(a.w), K, false}, M, K, N,
+                    vector_width(K, f.y), f);
+        });
+    });
+}
+template <> void run(const LinearWeightBwd& a) {
+    const int64_t M = a.dz.rows(), N = a.dw.dim(0), K = a.dw.dim(1);
+    with_float_type(a.dz.dtype(), [&]<class X>() {
+        const Accumulate f{at<float>(a.dw), K};
+        product(Work{"linear dw", product_bytes(a.dz, a.x, a.dw) + double(a.dw.bytes()), 2.0 * double(M) * double(N) * double(K)}, Operand<X>{at<X>(a.dz), N, false}, Operand<X>{at<X>(a.x), K, false}, N, K, M,
+                vector_width(K, f.y), f);
+    });
+}
+template <> void run(const LinearEpilogueBwd& a) {
+    const int64_t M = a.dy.rows(), N = a.dy.dim(-1), chunks = (M + kChunk - 1) / kChunk;
+    if (M == 0 || N == 0) return;
+    const Tensor scale_parts = a.dscale ? Tensor({chunks, N}) : Tensor(), bias_parts = a.dbias ? Tensor({chunks, N}) : Tensor();
+    with_float_type(a.dy.dtype(), [&]<class X>() {
+        const double bytes = double(a.dy.bytes()) * (1 + bool(a.dz) + bool(a.dgate) + bool(a.z) + bool(a.gate));
+        launch(Work{"linear epilogue, backward", bytes}, Grid{{tiles(N, 128), unsigned(chunks)}, {128}}, epilogue_backward<X>, at<X>(a.dz), at<X>(a.dgate), at<float>(scale_parts), at<float>(bias_parts),
+               at<X>(a.dy), at<X>(a.z), at<X>(a.gate), Column(a.scale), a.act, M, N);
+    });
+    for (const auto& [sum, parts] : {std::pair{a.dscale, scale_parts}, std::pair{a.dbias, bias_parts}})
+        if (sum) launch(Work{"column sums", double(parts.bytes())}, Grid{{tiles(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
+}
+template <> void run(const LinearRefill& a) {
+    const int64_t count = a.y.numel();
+    if (count == 0) return;
+    with_float_type(a.y.dtype(), [&]<class X>() {
+        launch(Work{"linear refill", double(a.y.bytes()) * (2 + bool(a.gate))}, Grid{{tiles(count, 256)}, {256}}, refill_kernel<X>, at<X>(a.y), at<X>(a.z), at<X>(a.gate), a.act, count);
+    });
+}
+
+}
