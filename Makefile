@@ -1,6 +1,7 @@
 # make            every program, into build/bin          make test    all tests; the last line counts them
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
+# make cuda-check  compile the CUDA kernels with nvcc
 # make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
@@ -111,8 +112,14 @@ fuzz: deps-fuzz
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
+NVCC ?= nvcc
+CUBINS := $(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu)))
+$(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
+	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
+cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS)
+
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: cuda-check all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

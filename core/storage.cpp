@@ -94,6 +94,7 @@ Blocks& blocks() {
 
 // Never zero bytes; small blocks have exactly `bytes`: an out-of-bounds access is seen by AddressSanitizer at the first byte.
 std::byte* take(size_t bytes, const char* tag, Device device) {
+    if (device == Device::cuda) fail(Exit::device, "this build has no CUDA backend");
     if (device == Device::emu) return static_cast<std::byte*>(emulated_memory::allocate(bytes));
     if (Blocks::large(bytes)) return blocks().take(bytes, tag);
     void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);

@@ -12,6 +12,7 @@ template <class Args> constexpr bool kOnGpu = false;
 
 namespace emu_fast { template <class Args> void run(const Args&); }
 namespace emu_checked { template <class Args> void run(const Args&); }
+namespace cuda { template <class Args> void run(const Args&); }
 bool emulator_checks();                         // MERV_EMU=checked, or use_checks
 void use_checks(bool);
 [[noreturn]] void no_kernel(const char* call);  // Error(Exit::device)

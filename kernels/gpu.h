@@ -4,6 +4,7 @@
 // A file kernels/cuda/<op>.cu puts its code into namespace merv::kernels::MERV_GPU: cuda for nvcc; emu_fast and emu_checked
 // for g++ (docs/emulator.md).
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include "core/tensor.h"
