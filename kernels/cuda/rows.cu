@@ -58,7 +58,6 @@ template <int n, class X> __global__ void __launch_bounds__(kThreads) gather_bac
     const int32_t v = index[i];
     const int c = int(blockIdx.y * kThreads + threadIdx.x) * n, warp = int(threadIdx.x) / 32;
     float sum[n] = {};
-    if (c < C) load(sum, dx + int64_t(v) * C + c);
     for (int64_t j0 = 0; j0 < N; j0 += kThreads) {
         const int64_t j = j0 + threadIdx.x;
         const uint32_t ballot = __ballot_sync(~0u, j < N && index[j] == v);
@@ -70,6 +69,7 @@ template <int n, class X> __global__ void __launch_bounds__(kThreads) gather_bac
                 const int64_t row = j0 + w * 32 + __ffs(int(left)) - 1;
                 if (row < i) return;            // an earlier block's
                 if (c >= C) continue;
+                if (row == i) load(sum, dx + int64_t(v) * C + c);       // not before: an earlier block may be writing it
                 float g[n];
                 load(g, dy + row * C + c);
                 for (int k = 0; k < n; k++) sum[k] += g[k];
