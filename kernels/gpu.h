@@ -11,6 +11,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#include <cmath>
 #include <utility>
 #include "core/check.h"
 #define MERV_SITE int site = 0
@@ -175,8 +176,8 @@ constexpr Device kDevice = Device::emu;
 #endif
 template <class T> T* at(const Tensor& t) { return t.pointer<T>(kDevice); }     // null for "no tensor"
 
-// n values that lie together, moved as one where they fill 4, 8 or 16 bytes; p must be a multiple of that.
-template <class T, int n> struct alignas(sizeof(T) * n) Pack { T v[n]; };
+// n values that lie together, moved as one where they fill 4, 8 or 16 bytes, as two where they fill 32; p must be a multiple of 4, 8 or 16.
+template <class T, int n> struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack { T v[n]; };
 template <int n, class T> MERV_DEVICE void load(float (&to)[n], const T* p) {
     const Pack<T, n> pack = *reinterpret_cast<const Pack<T, n>*>(p);
     for (int i = 0; i < n; i++) to[i] = float(pack.v[i]);
@@ -200,6 +201,48 @@ template <class F> void with_width(int n, F&& f) {      // f.operator()<n>()
     else if (n == 2) f.template operator()<2>();
     else f.template operator()<1>();
 }
+
+// The widest access of rows in `row` of elements where tables lie beside them, which may be of a wider type and then take two accesses.
+template <class T> int limit_width(int n, int64_t row, const T* table) {
+    const int w = vector_width(row, table);
+    return w < int(16 / sizeof(T)) ? std::min(n, w) : n;
+}
+
+// ---- over the threads of a row: threadIdx.x, one warp or, where blockDim.x is more, the whole block. In a fixed order.
+struct Sum { MERV_DEVICE float operator()(float a, float b) const { return a + b; } };
+struct Max { MERV_DEVICE float operator()(float a, float b) const { return a > b || a != a ? a : b; } };      // NaN shows
+template <class F> MERV_DEVICE float warp_reduce(float v, F f) {
+    for (int x = 16; x; x /= 2) v = f(v, __shfl_xor_sync(~0u, v, x));
+    return v;
+}
+namespace MERV_GPU {                            // where the emulator looks for shared memory
+namespace {
+template <class F> MERV_DEVICE float row_reduce(float v, F f) {
+    __shared__ float part[32];
+    v = warp_reduce(v, f);
+    if (blockDim.x == 32) return v;
+    __syncthreads();                            // the last reduction's parts have been read
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+    for (unsigned i = 1; i < blockDim.x / 32; i++) v = f(v, part[i]);
+    return v;
+}
+}
+}
+// A row of C elements in the registers of its threads, k packs of n each: f(pack, its first column).
+template <int k, int n, class F> MERV_DEVICE void each_pack(float (&v)[k][n], int C, F&& f) {
+#pragma unroll
+    for (int p = 0; p < k; p++)
+        if (const int c = (p * int(blockDim.x) + int(threadIdx.x)) * n; c < C) f(v[p], c);
+}
+// Threads of a row that keep `keep` elements each, and rows of a block: a warp per narrow row, 4 of them
+inline dim3 row_block(int64_t C, int keep) {
+    unsigned threads = 32;
+    while (int64_t(threads) * keep < C) threads *= 2;
+    return {threads, threads == 32 ? 4u : 1u};
+}
+inline unsigned blocks_of(int64_t items, int64_t per_block) { return unsigned((items + per_block - 1) / per_block); }
 
 MERV_DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 MERV_DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }

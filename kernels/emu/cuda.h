@@ -144,7 +144,13 @@ static inline int __float_as_int(float f) { return std::bit_cast<int>(f); }
 static inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
 static inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline float __fadd_rn(float a, float b) { return a + b; }       // never fused: kernels are compiled with -ffp-contract=off
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 static inline float __fdividef(float a, float b) { return a / b; }
+static inline int __ffs(int i) { return __builtin_ffs(i); }
 template <class T> inline T __ldg(const T* p) { return *p; }
 #define __expf(x) expf(x)                       // the C library declares functions of these names
 #define __logf(x) logf(x)

@@ -39,7 +39,7 @@ Setting losses(int64_t M, int64_t V, double spread) {
     return {name(M, V, spread), {input({M, V}, 0, spread)},
             [=](const Tensors& x) {
                 const Tensor loss({M});
-                kernels::cross_entropy({.loss = loss, .x = x[0], .labels = labels(M, V)});
+                kernels::cross_entropy({.loss = loss, .x = x[0], .labels = labels(M, V).to(current_device())});
                 return loss.reshape({M, 1});
             },
             [=](const std::vector<Numbers>& x, Round q) {
