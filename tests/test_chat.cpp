@@ -26,6 +26,7 @@ Said say_to(Terminal& t, const std::string& line) {
 }
 
 TEST_CASE("chat: a terminal without --prompt asks; the clip and the dialogue stay in the cache") {
+    if (!Terminal::there_is()) return;
     Terminal t(built("merv-ask"), chat_words({"--video", kClip}));
     t.until(kAsked);
     const Said first = say_to(t, kQuestion);
@@ -44,6 +45,7 @@ TEST_CASE("chat: a terminal without --prompt asks; the clip and the dialogue sta
 }
 
 TEST_CASE("chat: a second turn sees the first as one prompt of both would") {
+    if (!Terminal::there_is()) return;
     Terminal t(built("merv-ask"), {"-m", golden("stories260k"), "-v", "-n", "5", "--prompt-builder", "raw"});
     t.until(kAsked);
     const Said first = say_to(t, "Once upon a time");
@@ -67,6 +69,7 @@ TEST_CASE("chat: a second turn sees the first as one prompt of both would") {
 }
 
 TEST_CASE("chat: commands, what is wrong with them, and an end by Ctrl-D") {
+    if (!Terminal::there_is()) return;
     TempDir dir;
     write_file(dir / "white.png", kPng);
     Terminal t(built("merv-ask"), chat_words({}));
@@ -91,6 +94,7 @@ TEST_CASE("chat: commands, what is wrong with them, and an end by Ctrl-D") {
 }
 
 TEST_CASE("chat: Ctrl-C stops an answer, or empties the line, and not the program") {
+    if (!Terminal::there_is()) return;
     Terminal t(built("merv-ask"), {"-m", kModel, "-v", "-n", "1000", "--temp", "1"});
     t.until(kAsked);
     t.type("half a line\3");
@@ -111,6 +115,7 @@ TEST_CASE("chat: Ctrl-C stops an answer, or empties the line, and not the progra
 }
 
 TEST_CASE("chat: --json and --dump are for prompts") {
+    if (!Terminal::there_is()) return;
     Terminal t(built("merv-ask"), {"-m", kModel, "--json"});
     EXPECT(contains(t.rest(), "--json and --dump need --prompt TEXT"));
     EXPECT_EQ(t.code(), 2);
