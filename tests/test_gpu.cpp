@@ -1,7 +1,9 @@
+// GPU kernels, emulated, where the op cases do not reach.
 // The tensor-core product: rows of whole 16 bytes, which the op cases' odd shapes are not, more steps along k than stages, ragged edges.
 #include <cmath>
 #include "kernels/device.h"
 #include "kernels/linear.h"
+#include "kernels/reduce.h"
 #include "tests/harness.h"
 #include "tests/test.h"
 
@@ -48,4 +50,28 @@ TEST_CASE("gpu: products on tensor cores, forward and backward") {
     expect_near(dx, sums(M, K, N, [&](int64_t m, int64_t k, int64_t n) { return double(dz[size_t(m * N + n)]) * w[size_t(n * K + k)]; }), N);
     kernels::linear({.dw = dw, .dz = tdz, .x = tx});
     expect_near(dw, sums(N, K, M, [&](int64_t n, int64_t k, int64_t m) { return double(dz[size_t(m * N + n)]) * x[size_t(m * K + k)]; }), M);
+}
+
+// kernels/reduce.h defines the order of every addition, so the result is the same bits anywhere.
+TEST_CASE("gpu: sums of a flat buffer have the bits of their definition") {
+    kernels::use_checks(true);
+    for (DType dtype : {DType::f32, DType::bf16})
+        for (int64_t n : {1, 15, 17, 4095, 4096, 4097, 9001})
+            for (bool squares : {false, true}) {
+                const std::vector<float> x = to_floats(normal({n}, "x", 0.3, 1, dtype));
+                std::vector<float> want;
+                for (int64_t c = 0; c < n; c += kernels::kSumChunk) {
+                    double running[16] = {};
+                    for (int64_t i = c; i < std::min(n, c + kernels::kSumChunk); i++) {
+                        const double v = x[size_t(i)];
+                        running[(i - c) % 16] += squares ? v * v : v;
+                    }
+                    for (int half = 8; half; half /= 2)
+                        for (int j = 0; j < half; j++) running[j] += running[j + half];
+                    want.push_back(float(running[0]));
+                }
+                const OnDevice emulated(Device::emu);
+                const std::vector<float> got = to_floats(kernels::chunk_sums(from_floats(x, {n}, dtype), squares));
+                EXPECT_MESSAGE(got == want, n, " of ", name_of(dtype), squares ? ", squares" : "");
+            }
 }
