@@ -36,10 +36,6 @@ struct Grid {
 
 // ---- nvcc
 
-struct LaunchSite {
-    Work work;
-    LaunchSite(Work w) : work(w) {}
-};
 template <class... P, class... A> void launch(Work work, Grid g, void (*kernel)(P...), A&&... arguments) {
     auto must = [&](cudaError_t e) { if (e != cudaSuccess) fail(Exit::device, work.name, ": ", cudaGetErrorString(e)); };
     if (g.smem > 48 * 1024) must(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
@@ -243,6 +239,7 @@ inline dim3 row_block(int64_t C, int keep) {
     return {threads, threads == 32 ? 4u : 1u};
 }
 inline unsigned blocks_of(int64_t items, int64_t per_block) { return unsigned((items + per_block - 1) / per_block); }
+inline Grid pack_per_thread(int64_t rows, int64_t C, int n, int threads) { return {{blocks_of(rows * (C / n), threads)}, {unsigned(threads)}}; }
 
 MERV_DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 MERV_DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }

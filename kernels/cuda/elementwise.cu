@@ -6,7 +6,6 @@ namespace merv::kernels::MERV_GPU {
 namespace {
 
 constexpr int kThreads = 256;
-unsigned blocks_for(int64_t packs) { return unsigned((packs + kThreads - 1) / kThreads); }
 MERV_DEVICE int64_t thread_index() { return int64_t(blockIdx.x) * kThreads + threadIdx.x; }
 
 template <int n, class T> __global__ void __launch_bounds__(kThreads) add_kernel(T* y, const T* a, const T* b, int64_t packs) {
@@ -35,7 +34,7 @@ template <> void run(const Add& a) {
         T* y = at<T>(a.y);
         const T *p = at<T>(a.a), *q = at<T>(a.b);
         with_width(vector_width(N, y, p, q), [&]<int n>() {
-            launch(Work{"add", 3.0 * double(N) * sizeof(T), double(N)}, Grid{{blocks_for(N / n)}, {kThreads}}, add_kernel<n, T>, y, p, q, N / n);
+            launch(Work{"add", 3.0 * double(N) * sizeof(T), double(N)}, Grid{{blocks_of(N / n, kThreads)}, {kThreads}}, add_kernel<n, T>, y, p, q, N / n);
         });
     });
 }
@@ -48,7 +47,7 @@ template <> void run(const Convert& a) {
             Y* y = at<Y>(a.y);
             const X* x = at<X>(a.x);
             with_width(vector_width(N, y, x), [&]<int n>() {
-                launch(Work{"convert", double(N) * (sizeof(Y) + sizeof(X))}, Grid{{blocks_for(N / n)}, {kThreads}}, convert_kernel<n, Y, X>, y, x, N / n);
+                launch(Work{"convert", double(N) * (sizeof(Y) + sizeof(X))}, Grid{{blocks_of(N / n, kThreads)}, {kThreads}}, convert_kernel<n, Y, X>, y, x, N / n);
             });
         });
     });

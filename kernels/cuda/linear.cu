@@ -229,7 +229,6 @@ __global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda
     }
 }
 
-unsigned tiles(int64_t n, int side) { return unsigned((n + side - 1) / side); }
 template <class T> bool in_sectors(const Operand<T>& o) { return uintptr_t(o.at) % 16 == 0 && o.ld * int64_t(sizeof(T)) % 16 == 0; }
 
 // width: elements of a row that the epilogue may move at once
@@ -239,12 +238,12 @@ template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)
                 if (in_sectors(a) && in_sectors(b)) {
-                    auto go = [&](auto kernel) { launch(work, Grid{{tiles(N, kTile), tiles(M, kTile)}, {256}, kProductShared}, kernel, a.at, a.ld, b.at, b.ld, M, N, K, epilogue); };
+                    auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, kTile), blocks_of(M, kTile)}, {256}, kProductShared}, kernel, a.at, a.ld, b.at, b.ld, M, N, K, epilogue); };
                     if (a.along_k && b.along_k) return go(tensor_product<w, true, true, Epilogue>);
                     if (a.along_k) return go(tensor_product<w, true, false, Epilogue>);
                     if (!b.along_k) return go(tensor_product<w, false, false, Epilogue>);
                 }
-            launch(work, Grid{{tiles(N, kPlain), tiles(M, kPlain)}, {256}}, plain_product<w, TA, TB, Epilogue>, a, b, M, N, K, epilogue);
+            launch(work, Grid{{blocks_of(N, kPlain), blocks_of(M, kPlain)}, {256}}, plain_product<w, TA, TB, Epilogue>, a, b, M, N, K, epilogue);
         }
     });
 }
@@ -323,17 +322,17 @@ template <> void run(const LinearEpilogueBwd& a) {
     const Tensor scale_parts = a.dscale ? Tensor({chunks, N}) : Tensor(), bias_parts = a.dbias ? Tensor({chunks, N}) : Tensor();
     with_float_type(a.dy.dtype(), [&]<class X>() {
         const double bytes = double(a.dy.bytes()) * (1 + bool(a.dz) + bool(a.dgate) + bool(a.z) + bool(a.gate));
-        launch(Work{"linear epilogue, backward", bytes}, Grid{{tiles(N, 128), unsigned(chunks)}, {128}}, epilogue_backward<X>, at<X>(a.dz), at<X>(a.dgate), at<float>(scale_parts), at<float>(bias_parts),
+        launch(Work{"linear epilogue, backward", bytes}, Grid{{blocks_of(N, 128), unsigned(chunks)}, {128}}, epilogue_backward<X>, at<X>(a.dz), at<X>(a.dgate), at<float>(scale_parts), at<float>(bias_parts),
                at<X>(a.dy), at<X>(a.z), at<X>(a.gate), Column(a.scale), a.act, M, N);
     });
     for (const auto& [sum, parts] : {std::pair{a.dscale, scale_parts}, std::pair{a.dbias, bias_parts}})
-        if (sum) launch(Work{"column sums", double(parts.bytes())}, Grid{{tiles(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
+        if (sum) launch(Work{"column sums", double(parts.bytes())}, Grid{{blocks_of(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
 }
 template <> void run(const LinearRefill& a) {
     const int64_t count = a.y.numel();
     if (count == 0) return;
     with_float_type(a.y.dtype(), [&]<class X>() {
-        launch(Work{"linear refill", double(a.y.bytes()) * (2 + bool(a.gate))}, Grid{{tiles(count, 256)}, {256}}, refill_kernel<X>, at<X>(a.y), at<X>(a.z), at<X>(a.gate), a.act, count);
+        launch(Work{"linear refill", double(a.y.bytes()) * (2 + bool(a.gate))}, Grid{{blocks_of(count, 256)}, {256}}, refill_kernel<X>, at<X>(a.y), at<X>(a.z), at<X>(a.gate), a.act, count);
     });
 }
 

@@ -158,8 +158,6 @@ template <int n, class V> __global__ void __launch_bounds__(kMostThreads) softma
     });
 }
 
-Grid packs(int64_t rows, int64_t C, int n) { return {{blocks_of(rows * (C / n), kThreads)}, {kThreads}}; }
-
 template <class V, class... More> int mixed_width(int64_t row, const std::vector<Tensor>& tensors, More*... more) {
     int n = vector_width(row, more...);
     for (const Tensor& t : tensors) n = std::min(n, vector_width(row, at<V>(t)));
@@ -185,7 +183,7 @@ template <> void run(const AdaptivePool& a) {
         const V* x = at<V>(a.x);
         const int64_t C = a.x.dim(-1);
         with_width(vector_width(C, y, x), [&]<int n>() {
-            launch(Work{"adaptive_pool", double(a.x.bytes() + a.y.bytes()), double(a.x.numel())}, packs(a.y.rows(), C, n), pool_kernel<n, V>, y, x, sizes(a.x, a.y));
+            launch(Work{"adaptive_pool", double(a.x.bytes() + a.y.bytes()), double(a.x.numel())}, pack_per_thread(a.y.rows(), C, n, kThreads), pool_kernel<n, V>, y, x, sizes(a.x, a.y));
         });
     });
 }
@@ -196,7 +194,7 @@ template <> void run(const AdaptivePoolBwd& a) {
         const V* dy = at<V>(a.dy);
         const int64_t C = a.dx.dim(-1);
         with_width(vector_width(C, dx, dy), [&]<int n>() {
-            launch(Work{"adaptive_pool backward", double(a.dx.bytes() + a.dy.bytes()), 2.0 * double(a.dx.numel())}, packs(a.dx.rows(), C, n), pool_backward_kernel<n, V>,
+            launch(Work{"adaptive_pool backward", double(a.dx.bytes() + a.dy.bytes()), 2.0 * double(a.dx.numel())}, pack_per_thread(a.dx.rows(), C, n, kThreads), pool_backward_kernel<n, V>,
                    dx, dy, sizes(a.dx, a.dy));
         });
     });
@@ -212,7 +210,7 @@ template <> void run(const TokenMeanBwd& a) {
         V* dx = at<V>(a.dx);
         const V* dy = at<V>(a.dy);
         with_width(vector_width(C, dx, dy), [&]<int n>() {
-            launch(Work{"token_mean backward", double(a.dx.bytes() + a.dy.bytes()), double(rows * C)}, packs(rows, C, n), spread_kernel<n, V>, dx, dy, rows, N, int(C));
+            launch(Work{"token_mean backward", double(a.dx.bytes() + a.dy.bytes()), double(rows * C)}, pack_per_thread(rows, C, n, kThreads), spread_kernel<n, V>, dx, dy, rows, N, int(C));
         });
     });
 }

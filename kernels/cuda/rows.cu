@@ -78,8 +78,6 @@ template <int n, class X> __global__ void __launch_bounds__(kThreads) gather_bac
     if (c < C) store(dx + int64_t(v) * C + c, sum);
 }
 
-Grid packs(int64_t rows, int64_t C, int n) { return {{blocks_of(rows * (C / n), kThreads)}, {kThreads}}; }
-
 }
 
 template <> void run(const GatherRows& a) {
@@ -89,7 +87,7 @@ template <> void run(const GatherRows& a) {
         Y* y = at<Y>(a.y);
         const X* x = at<X>(a.x);
         with_width(vector_width(C, y, x), [&]<int n>() {
-            launch(Work{"gather_rows", double(N) * (double(C) * (sizeof(Y) + sizeof(X)) + 4)}, packs(N, C, n), gather_kernel<n, Y, X>, y, x, at<int32_t>(a.index), N, int(C));
+            launch(Work{"gather_rows", double(N) * (double(C) * (sizeof(Y) + sizeof(X)) + 4)}, pack_per_thread(N, C, n, kThreads), gather_kernel<n, Y, X>, y, x, at<int32_t>(a.index), N, int(C));
         });
     }); });
 }
@@ -112,7 +110,7 @@ template <> void run(const ScatterRows& a) {
         X* y = at<X>(a.y);
         const X* x = at<X>(a.x);
         with_width(vector_width(C, y, x), [&]<int n>() {
-            launch(Work{"scatter_rows", double(N) * (double(C) * 2 * sizeof(X) + 4)}, packs(N, C, n), scatter_kernel<n, X>, y, x, at<int32_t>(a.index), N, int(C));
+            launch(Work{"scatter_rows", double(N) * (double(C) * 2 * sizeof(X) + 4)}, pack_per_thread(N, C, n, kThreads), scatter_kernel<n, X>, y, x, at<int32_t>(a.index), N, int(C));
         });
     });
 }
@@ -124,7 +122,7 @@ template <> void run(const AddRows& a) {
         const X* x = at<X>(a.x);
         const W* table = at<W>(a.table);
         with_width(limit_width(vector_width(C, y, x), C, table), [&]<int n>() {
-            launch(Work{"add_rows", double(R) * double(C) * 2 * sizeof(X) + double(T) * double(C) * sizeof(W), double(R) * double(C)}, packs(R, C, n),
+            launch(Work{"add_rows", double(R) * double(C) * 2 * sizeof(X) + double(T) * double(C) * sizeof(W), double(R) * double(C)}, pack_per_thread(R, C, n, kThreads),
                    add_rows_kernel<n, X, W>, y, x, table, R, T, a.inner, int(C));
         });
     }); });
@@ -145,7 +143,7 @@ template <> void run(const PrependTokens& a) {
         const X* x = at<X>(a.x);
         const W* tokens = at<W>(a.tokens);
         with_width(limit_width(vector_width(C, y, x), C, tokens), [&]<int n>() {
-            launch(Work{"prepend_tokens", double(S) * double(T + 2 * N) * double(C) * sizeof(X) + double(T) * double(C) * sizeof(W)}, packs(S * (T + N), C, n),
+            launch(Work{"prepend_tokens", double(S) * double(T + 2 * N) * double(C) * sizeof(X) + double(T) * double(C) * sizeof(W)}, pack_per_thread(S * (T + N), C, n, kThreads),
                    prepend_kernel<n, X, W>, y, x, tokens, S, N, T, int(C));
         });
     }); });
@@ -159,7 +157,7 @@ template <> void run(const PrependTokensBwd& a) {
         if (a.dtokens) sum_rows("prepend_tokens backward", at<float>(a.dtokens), dy, {S, 1, T + N, 1, S * (T + N)}, T, C, 1, true);
         if (!dx || N == 0) return;
         with_width(vector_width(C, dx, dy), [&]<int n>() {
-            launch(Work{"prepend_tokens backward", double(S) * double(N) * double(C) * 2 * sizeof(X)}, packs(S * N, C, n), cut_kernel<n, X>, dx, dy, S, N, T, int(C));
+            launch(Work{"prepend_tokens backward", double(S) * double(N) * double(C) * 2 * sizeof(X)}, pack_per_thread(S * N, C, n, kThreads), cut_kernel<n, X>, dx, dy, S, N, T, int(C));
         });
     });
 }

@@ -84,7 +84,6 @@ constexpr size_t kStack = 128 << 10;
 char* new_stack();                              // an unreadable page below
 void prepare(Thread&, void (*entry)());
 void switch_stacks(void** save, void* to);
-void* main_stack_pointer();
 
 // ---- run.cpp: launches and schedules
 extern Thread* current;                         // null: the host
@@ -105,7 +104,6 @@ struct Place {                                  // of a byte
 Place place_of(uintptr_t address);
 Cell* cells_of(const Place&, uintptr_t address);
 void find_statics();                            // in the program's symbol table
-size_t static_shared_bytes();
 void open_shared(Block&, size_t dynamic_bytes); // NaN everywhere
 void close_shared(Block&);
 void enter_statics(Block&);
@@ -119,7 +117,6 @@ void leave_collectives(Thread&);                // it exits: barriers no longer 
 void finish_copies(Thread&);
 
 // ---- report.cpp
-template <class... A> std::string text(const A&... parts);
 void report(const std::string& kind, const std::string& cause, const std::string& what);      // cause: one report per kind and cause
 std::string name_of(const Thread&);
 std::string name_of(Site);                      // file:line

@@ -78,9 +78,6 @@ void find_statics() {
     if (!statics.empty()) statics_begin = statics.front().begin, statics_end = statics.back().end;
 }
 
-// The kernels' variables lie together, those of one kernel among them; which are its own is not known, so none is counted.
-size_t static_shared_bytes() { return 0; }
-
 std::string Place::name() const {
     switch (kind) {
         case stack: return "a stack";

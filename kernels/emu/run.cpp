@@ -1,7 +1,5 @@
 #include <csignal>
 #include <memory>
-#include <set>
-#include <sys/mman.h>
 #include <ucontext.h>
 #include "core/check.h"
 #include "kernels/emu/machine.h"
@@ -241,9 +239,7 @@ bool launchable(const Call& c) {
     if (threads > 1024 || c.block.z > 64) return refuse("a block has at most 1024 threads and 64 in z, not ", size(c.block));
     if (c.grid.x > 0x7fffffffu || c.grid.y > 65535 || c.grid.z > 65535) return refuse("a grid has at most 2^31 - 1, 65535 and 65535 blocks, not ", size(c.grid));
     if (c.argument_bytes > 32764) return refuse("a kernel takes at most 32764 bytes of arguments, not ", c.argument_bytes);
-    // ptxas rounds static memory up to the alignment of the dynamic array, 1024
-    const size_t fixed = (static_shared_bytes() + 1023) / 1024 * 1024;
-    if (c.smem + fixed > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", c.smem, " dynamic and ", fixed, " static ones");
+    if (c.smem > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", c.smem);      // static arrays are not counted
     return true;
 }
 
