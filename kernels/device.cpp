@@ -21,10 +21,4 @@ bool& checks() {
 bool emulator_checks() { return checks(); }
 void use_checks(bool on) { checks() = on; }
 
-
-void no_kernel(const char* call) {
-    const std::string text = call, name = text.substr(text.find("Args = ") + 7);
-    fail(Exit::device, name.substr(name.rfind("::") + 2, name.rfind(']') - name.rfind("::") - 2), " has no GPU kernel yet; use --device cpu");
-}
-
 }

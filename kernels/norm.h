@@ -33,10 +33,6 @@ struct RmsNormBwd {
     Tensor dy, x, w;                            // (M, C), (M, C), (C)
     float eps = 1e-5f;
 };
-template <> constexpr bool kOnGpu<LayerNormFwd> = true;
-template <> constexpr bool kOnGpu<LayerNormBwd> = true;
-template <> constexpr bool kOnGpu<RmsNormFwd> = true;
-template <> constexpr bool kOnGpu<RmsNormBwd> = true;
 inline void layernorm(const LayerNormFwd& a) { run(a); }
 inline void layernorm(const LayerNormBwd& a) { run(a); }
 inline void rmsnorm(const RmsNormFwd& a) { run(a); }

@@ -14,7 +14,6 @@ struct RopeFwd {
     int64_t start = 0;                          // row n of a sequence has position start + n
     bool inverse = false;
 };
-template <> constexpr bool kOnGpu<RopeFwd> = true;
 inline void rope(const RopeFwd& a) { run(a); }
 
 }

@@ -7,7 +7,7 @@
 // An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
 // ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
 #include "kernels/linear.h"
-#include "kernels/gpu.h"
+#include "kernels/cuda/fragments.h"
 
 namespace merv::kernels::MERV_GPU {
 namespace {
@@ -160,18 +160,6 @@ template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from,
         cp_async<16>(tile + r * row + c, valid ? from + i * ld + j : from, 2 * valid);
     }
 }
-// Fragments for k .. k + 15: rows m .. m + 15 of A; rows n .. n + 15 of B, two n8 fragments
-template <bool along_k> MERV_DEVICE void load_a(uint32_t (&f)[4], const bf16* tile, int m, int k) {
-    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
-    if constexpr (along_k) ldmatrix_x4(f, tile + (m + i % 2 * 8 + r) * kAlongRow + k + i / 2 * 8);
-    else ldmatrix_x4_trans(f, tile + (k + i / 2 * 8 + r) * kAcrossRow + m + i % 2 * 8);
-}
-template <bool along_k> MERV_DEVICE void load_b(uint32_t (&f)[4], const bf16* tile, int n, int k) {
-    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
-    if constexpr (along_k) ldmatrix_x4(f, tile + (n + i / 2 * 8 + r) * kAlongRow + k + i % 2 * 8);
-    else ldmatrix_x4_trans(f, tile + (k + i % 2 * 8 + r) * kAcrossRow + n + i / 2 * 8);
-}
-
 template <int width, bool a_along_k, bool b_along_k, class Epilogue>
 __global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
     DYN_SMEM(bytes);
@@ -196,8 +184,8 @@ __global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda
         const bf16 *ta = stage_a(s), *tb = ta + kOperandSize;
         for (int k = 0; k < kDepth; k += 16) {
             uint32_t fa[4][4], fb[2][4];
-            for (int i = 0; i < 4; i++) load_a<a_along_k>(fa[i], ta, wm + 16 * i, k);
-            for (int j = 0; j < 2; j++) load_b<b_along_k>(fb[j], tb, wn + 16 * j, k);
+            for (int i = 0; i < 4; i++) load_a<a_along_k ? kAlongRow : kAcrossRow, !a_along_k>(fa[i], ta, wm + 16 * i, k);
+            for (int j = 0; j < 2; j++) load_b<b_along_k ? kAlongRow : kAcrossRow, !b_along_k>(fb[j], tb, wn + 16 * j, k);
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) {
                     const uint32_t column[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
