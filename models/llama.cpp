@@ -12,14 +12,16 @@ LlamaLayer::LlamaLayer(const LlamaConfig& c)
 Tensor LlamaLayer::operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache, size_t layer) const {
     const int64_t B = x.dim(0), N = x.dim(1), start = cache ? cache->length : 0, kv_width = int64_t(kv_heads) * head_dim;
     const Tensor n = input_norm(x);                                                                     // (B, N, C)
-    const Tensor rq = nn::rope(q(n).reshape({B, N, heads, head_dim}), cos, sin, start).reshape({B * N, int64_t(heads) * head_dim});
-    Tensor rk = nn::rope(k(n).reshape({B, N, kv_heads, head_dim}), cos, sin, start).reshape({B * N, kv_width}), rv = v(n).reshape({B * N, kv_width});
+    Tensor rq = q(n).reshape({B, N, heads, head_dim}), rk = k(n).reshape({B, N, kv_heads, head_dim}), rv = v(n).reshape({B * N, kv_width});
     if (cache) {
-        CHECK(B == 1 && !rk.needs_grad() && !rv.needs_grad(), "llama: a cache holds one sequence and passes no gradient on");
-        cache->k[layer].slice(start, start + N).copy_from(rk), cache->v[layer].slice(start, start + N).copy_from(rv);
+        CHECK(B == 1, "llama: a cache holds one sequence, not ", B);
+        const Shape kv{N, kv_heads, head_dim};
+        rq = nn::rope_append(rq.reshape({N, heads, head_dim}), rk.reshape(kv), rv.reshape(kv), cos, sin, start, cache->k[layer], cache->v[layer]);
         rk = cache->k[layer], rv = cache->v[layer];
+    } else {
+        rq = nn::rope(rq, cos, sin, 0), rk = nn::rope(rk, cos, sin, 0).reshape({B * N, kv_width});
     }
-    const Tensor a = nn::attention({.q = rq, .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
+    const Tensor a = nn::attention({.q = rq.reshape({B * N, int64_t(heads) * head_dim}), .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
                                     .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (B N, H D)
     const Tensor h = o(a.reshape({B, N, int64_t(heads) * head_dim}), {.residual = x});                  // (B, N, C)
     const Tensor m = post_norm(h);                                                                      // (B, N, C)

@@ -16,7 +16,7 @@ constexpr int kStretch = 256, kWarps = 4, kThreads = 32 * kWarps, kAhead = 4;   
 struct Part { float max, sum; };
 
 // `lanes` lanes, a power of two, hold a key's row, n elements each; a warp has 32 / lanes rows at once.
-template <int kHeads, class X> __global__ void __launch_bounds__(kThreads)
+template <int kHeads, class X> __global__ void __launch_bounds__(kThreads, 2)
 stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k, Strided<const X> v, Scene scene, int lanes, int stretches, int chunks) {
     constexpr int n = 16 / sizeof(X);
     __shared__ float shared_sum[kWarps][kHeads][128];
