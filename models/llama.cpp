@@ -80,7 +80,7 @@ Tensor Llama::logits(const Tensor& hidden) const {
 
 std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
     const int64_t half = c.head_dim / 2;
-    Tensor cos({positions, half}), sin({positions, half});
+    const Tensor cos({positions, half}, DType::f32, Device::cpu), sin({positions, half}, DType::f32, Device::cpu);
     for (int64_t d = 0; d < half; d++) {
         // rounded to f32 where Hugging Face's modeling_rope_utils rounds, so that the angles are the same numbers
         float frequency = 1.0f / float(std::pow(c.theta, double(float(2 * d) / float(c.head_dim))));
@@ -100,13 +100,13 @@ std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
             sin.data<float>()[p * half + d] = float(std::sin(angle));
         }
     }
-    return {cos, sin};
+    return {cos.to(current_device()), sin.to(current_device())};
 }
 
 std::vector<int32_t> generate(const Llama& llm, KvCache& cache, Tensor logits, const GenerateOptions& o, const std::function<bool(int32_t)>& on_token) {
     std::vector<int32_t> ids;
     while (int64_t(ids.size()) < o.max_tokens) {
-        const int32_t id = sample(std::span(logits.data<float>(), size_t(logits.numel())), o.sampling, ids.size());
+        const int32_t id = sample(to_floats(logits), o.sampling, ids.size());
         ids.push_back(id);
         if (on_token && !on_token(id)) break;
         if (std::find(o.stop.begin(), o.stop.end(), id) != o.stop.end() || cache.length == cache.capacity()) break;
