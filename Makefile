@@ -31,9 +31,12 @@ avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitializ
 avx512_bf16.flags := $(avx512.flags) -mavx512bf16
 # CUDA kernels are compiled by g++ for the emulator, once per mode (kernels/emu). Checked: each load and store calls check.cpp; no libtsan.
 EMU_FLAGS := -std=c++20 $(G) -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas -I. -MMD -MP -ffp-contract=off -fno-strict-aliasing -x c++
-EMU_MODES     := fast checked
+EMU_MODES     := fast checked counted
 fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
+# Counted: each basic block calls count.cpp too. What would split a vector access, merge scalar ones, or copy or merge blocks is off.
+counted.flags := -O2 -DMERV_EMU_COUNTED -fsanitize=thread -fsanitize-coverage=trace-pc $(addprefix -fno-,tree-sra tree-vectorize thread-jumps reorder-blocks \
+	split-paths crossjumping tree-tail-merge tree-pre store-merging tree-loop-distribute-patterns split-loops unswitch-loops peel-loops)
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
 
 PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev libstb-dev nlohmann-json3-dev doctest-dev
