@@ -1,7 +1,7 @@
 # make            every program, into build/bin          make test    all tests; the last line counts them
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
-# make cuda-check  compile the CUDA kernels with nvcc
+# make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md
 # make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
@@ -31,9 +31,12 @@ avx512.flags      := -march=x86-64-v4 -mprefer-vector-width=512 -Wno-uninitializ
 avx512_bf16.flags := $(avx512.flags) -mavx512bf16
 # CUDA kernels are compiled by g++ for the emulator, once per mode (kernels/emu). Checked: each load and store calls check.cpp; no libtsan.
 EMU_FLAGS := -std=c++20 $(G) -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas -I. -MMD -MP -ffp-contract=off -fno-strict-aliasing -x c++
-EMU_MODES     := fast checked
+EMU_MODES     := fast checked counted
 fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
+# Counted: each basic block calls count.cpp too. What would split a vector access, merge scalar ones, or copy or merge blocks is off.
+counted.flags := -O2 -DMERV_EMU_COUNTED -fsanitize=thread -fsanitize-coverage=trace-pc $(addprefix -fno-,tree-sra tree-vectorize thread-jumps reorder-blocks \
+	split-paths crossjumping tree-tail-merge tree-pre store-merging tree-loop-distribute-patterns split-loops unswitch-loops peel-loops)
 LIBS     := -lavformat -lavcodec -lavfilter -lswscale -lavutil
 
 PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev libstb-dev nlohmann-json3-dev doctest-dev
@@ -118,8 +121,22 @@ $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --e
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
 cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS)
 
+# What ptxas says of each kernel, as one line of text, and the report made of it and of the emulator's counters
+define ptxas_lines
+awk 'BEGIN { print "# make kernel-report: arch file registers static-shared stack spill-stores spill-loads kernel; $(notdir $(NVCC)) $(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')" } \
+     FNR == 1 { n = split(FILENAME, part, "/"); arch = part[n - 3]; file = part[n]; sub(/log$$/, "cu", file) } \
+     /Compiling entry function/ { split($$0, quoted, "\047"); name = quoted[2] } \
+     /bytes stack frame/ { spills = $$1 " " $$5 " " $$9 } \
+     / Used / { shared = 0; for (i = 2; i <= NF; i++) if ($$i ~ /^smem/) shared = $$(i - 2); print arch, file, $$5, shared, spills, name }' $(1) | c++filt | \
+sed -E 's/\(anonymous namespace\)::|_GLOBAL__N__[0-9A-Za-z_]*::|merv::|kernels::|cuda:://g; s/ void / /; s/^([^(#]*)\(.*/\1/' | LC_ALL=C sort
+endef
+bench/ptxas.txt: $(CUBINS) ; @$(call ptxas_lines,$(CUBINS:.cubin=.log)) > $@
+kernel-report: $(B)/bin/merv-bench
+	@if command -v $(NVCC) >/dev/null; then $(MAKE) --no-print-directory cuda-check bench/ptxas.txt; else echo "no $(NVCC): bench/ptxas.txt stays as it is" >&2; fi
+	@$(B)/bin/merv-bench ops --device emu --counters > docs/kernels.md.new && mv docs/kernels.md.new docs/kernels.md
+
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: cuda-check all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: cuda-check kernel-report all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

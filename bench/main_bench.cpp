@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <omp.h>
 #include "bench/cases.h"
+#include "bench/kernels.h"
 #include "core/program.h"
 
 using namespace merv;
@@ -29,6 +30,11 @@ int run(const Flags& flags) {
     if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
     for (const char* size : {"layers", "tokens", "rows"})
         if (flags.integer(size) < 1 || flags.integer(size) > 1 << 20) fail(Exit::usage, "--", size, " must be at least 1");
+    if (flags.on("counters")) {
+        if (test != "ops" || flags.text("device") != "emu") fail(Exit::usage, "--counters counts what kernels do: merv-bench ops [KERNEL] --device emu --counters");
+        report_kernels({words.size() > 1 ? words[1] : "", flags.text("output")});
+        return 0;
+    }
     Table table(flags.text("output"));
 
     const Sizes sizes{flags.has("config") ? flags.text("config") : "merv-base", flags.text("encoder"), flags.integer("layers"), flags.integer("tokens"), flags.integer("rows"), flags.on("all-blocks")};
@@ -56,7 +62,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block\n       merv-bench --compare BEFORE AFTER",
-                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads"}, 2);
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters",
+                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }

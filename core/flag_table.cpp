@@ -46,6 +46,7 @@ std::span<const FlagSpec> flag_table() {
         {"output", FlagSpec::text, "md", "FORMAT", "md, csv, json or jsonl", 'o'},
         {"repetitions", FlagSpec::integer, "0", "N", "runs of each case; 0: as many as fit into --seconds", 'r'},
         {"seconds", FlagSpec::number, "0.5", "S", "time for each case"},
+        {"counters", FlagSpec::boolean, "false", "", "count what GPU kernels ask of memory and tensor cores, on the emulator"},
         {"lockstep", FlagSpec::boolean, "false", "", "one run per line on stdin, each answered with its milliseconds"},
         {"compare", FlagSpec::boolean, "false", "", "the ratios of two files written with -o json or jsonl"},
 

@@ -6,19 +6,21 @@
 namespace merv::kernels {
 namespace {
 
-bool& checks() {
-    static bool on = [] {
+emu::Mode& mode() {
+    static emu::Mode chosen = [] {
         const char* text = std::getenv("MERV_EMU");
-        const std::string mode = text ? text : "";
-        if (!mode.empty() && mode != "fast" && mode != "checked") fail(Exit::usage, "MERV_EMU=", mode, ": fast or checked");
-        return mode == "checked";
+        const std::string name = text ? text : "fast";
+        if (name == "checked") return emu::Mode::checked;
+        if (name == "counted") return emu::Mode::counted;
+        if (!name.empty() && name != "fast") fail(Exit::usage, "MERV_EMU=", name, ": fast, checked or counted");
+        return emu::Mode::fast;
     }();
-    return on;
+    return chosen;
 }
 
 }
 
-bool emulator_checks() { return checks(); }
-void use_checks(bool on) { checks() = on; }
+emu::Mode emulator_mode() { return mode(); }
+void use_emulator(emu::Mode m) { mode() = m; }
 
 }

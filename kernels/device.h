@@ -5,19 +5,25 @@
 #pragma once
 #include "core/storage.h"
 #include "kernels/cpu.h"
+#include "kernels/emu/mode.h"
 
 namespace merv::kernels {
 
 namespace emu_fast { template <class Args> void run(const Args&); }
 namespace emu_checked { template <class Args> void run(const Args&); }
+namespace emu_counted { template <class Args> void run(const Args&); }
 namespace cuda { template <class Args> void run(const Args&); }
-bool emulator_checks();                         // MERV_EMU=checked, or use_checks
-void use_checks(bool);
+emu::Mode emulator_mode();                      // MERV_EMU=fast, checked or counted; fast if not set
+void use_emulator(emu::Mode);
+inline void use_checks(bool on) { use_emulator(on ? emu::Mode::checked : emu::Mode::fast); }
 
 template <class Args> void run(const Args& a) {
     if (current_device() == Device::cpu) return cpu::run(a);
-    if (emulator_checks()) emu_checked::run(a);
-    else emu_fast::run(a);
+    switch (emulator_mode()) {
+        case emu::Mode::fast: return emu_fast::run(a);
+        case emu::Mode::checked: return emu_checked::run(a);
+        case emu::Mode::counted: return emu_counted::run(a);
+    }
 }
 
 }

@@ -1,8 +1,8 @@
 // All that kernel code includes. The same names twice: for nvcc, where a wrapper is one PTX instruction, and for g++, where it
 // is that instruction's model in the emulator (kernels/emu). Kernels hold no inline PTX, no <<<>>> and no extern __shared__.
 //
-// A file kernels/cuda/<op>.cu puts its code into namespace merv::kernels::MERV_GPU: cuda for nvcc; emu_fast and emu_checked
-// for g++ (docs/emulator.md).
+// A file kernels/cuda/<op>.cu puts its code into namespace merv::kernels::MERV_GPU: cuda for nvcc; emu_fast, emu_checked and
+// emu_counted for g++ (docs/emulator.md).
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -98,7 +98,7 @@ MERV_DEVICE void trap_unless(bool holds, const char*) { if (!holds) __trap(); }
 
 // ---- g++: the emulator
 
-#ifndef MERV_EMU_MODE                           // of this compilation: fast or checked
+#ifndef MERV_EMU_MODE                           // of this compilation: fast, checked or counted
 #define MERV_EMU_MODE fast
 #endif
 
@@ -117,7 +117,7 @@ template <class... P> struct KernelCall {
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
     KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
-    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call});
+    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel)});
 }
 
 #define DYN_SMEM(name) unsigned char* name = ::merv::emu::dynamic_shared()

@@ -8,7 +8,7 @@
 // An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
 // ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
 #include "kernels/linear.h"
-#include "kernels/cuda/fragments.h"
+#include "kernels/gpu.h"
 
 namespace merv::kernels::MERV_GPU {
 namespace {
@@ -24,7 +24,10 @@ struct Column {                                 // a bias or scale of either typ
         else if (t) half = at<bf16>(t);
     }
     MERV_DEVICE bool is_there() const { return f32 || half; }
-    MERV_DEVICE float operator[](int64_t n) const { return f32 ? f32[n] : float(half[n]); }
+    template <int n> MERV_DEVICE void load(float (&to)[n], int64_t first) const {
+        if (f32) kernels::load(to, f32 + first);
+        else kernels::load(to, half + first);
+    }
 };
 
 MERV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -62,14 +65,20 @@ template <class X> struct Forward {
     template <int n> MERV_DEVICE void finish(int64_t m, int64_t c, float (&v)[n]) const {
         const int64_t i = m * N + c;
         float other[n];
-        if (bias.is_there()) for (int k = 0; k < n; k++) v[k] += bias[c + k];
+        if (bias.is_there()) {
+            bias.load(other, c);
+            for (int k = 0; k < n; k++) v[k] += other[k];
+        }
         if (z) store(z + i, v);
         if (act != Act::none) for (int k = 0; k < n; k++) v[k] = activated(act, float(X(v[k])));
         if (gate) {
             load(other, gate + i);
             for (int k = 0; k < n; k++) v[k] *= other[k];
         }
-        if (scale.is_there()) for (int k = 0; k < n; k++) v[k] *= scale[c + k];
+        if (scale.is_there()) {
+            scale.load(other, c);
+            for (int k = 0; k < n; k++) v[k] *= other[k];
+        }
         if (residual) {
             load(other, residual + i);
             for (int k = 0; k < n; k++) v[k] += other[k];
@@ -112,7 +121,7 @@ template <class T> MERV_DEVICE void fill_plain(float (&tile)[kPlainDepth][kPlain
     }
 }
 template <int width, class TA, class TB, class Epilogue>
-__global__ void __launch_bounds__(256) plain_product(Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+__global__ void __launch_bounds__(256, 2) plain_product(Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
     __shared__ __align__(16) float sa[kPlainDepth][kPlain + 4], sb[kPlainDepth][kPlain + 4];
     const int64_t m0 = int64_t(blockIdx.y) * kPlain, n0 = int64_t(blockIdx.x) * kPlain;
     const int tm = int(threadIdx.x) / 16 * 4, tn = int(threadIdx.x) % 16 * 4;
@@ -145,24 +154,40 @@ __global__ void __launch_bounds__(256) plain_product(Operand<TA> a, Operand<TB> 
 // ---- tensor cores
 
 constexpr int kTile = 128, kDepth = 32, kStages = 3;
-constexpr int kAlongRow = kDepth + 8, kAcrossRow = kTile + 8;           // of a tile in shared memory; 16 bytes more than a power of two: no bank conflicts
-constexpr int kOperandSize = kTile * kAlongRow > kDepth * kAcrossRow ? kTile * kAlongRow : kDepth * kAcrossRow;
-constexpr int kOutRow = kTile + 4;              // of 64 finished rows in f32, which take the stages' place
+constexpr int kAcrossRow = kTile + 8;           // of a tile in shared memory; 16 bytes more than a power of two: no bank conflicts
+constexpr int kOperandSize = kTile * kDepth > kDepth * kAcrossRow ? kTile * kDepth : kDepth * kAcrossRow;
+constexpr int kOutRow = kTile + 8;              // of 64 finished rows in f32, which take the stages' place
 constexpr size_t kProductShared = std::max(size_t(kStages) * 2 * kOperandSize * sizeof(bf16), size_t(64) * kOutRow * sizeof(float));
+
+// Where a tile that lies along k has row i, column k (of a pack of 8). Two rows fill the 32 banks; their four packs change places
+// every two rows, so neither a column of eight packs (ldmatrix) nor two rows (cp.async) meet in a bank.
+MERV_DEVICE int along(int i, int k) { return i * kDepth + (k / 8 ^ i / 2 % 4) * 8; }
 
 // 128 x 32 elements by 256 threads, 16 bytes at a time; what lies outside is zero.
 template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from, int64_t ld, int64_t first, int64_t count, int64_t k0, int64_t K) {
-    constexpr int per_row = (along_k ? kDepth : kTile) / 8, row = along_k ? kAlongRow : kAcrossRow;
+    constexpr int per_row = (along_k ? kDepth : kTile) / 8;
     for (int e = int(threadIdx.x); e < kTile * kDepth / 8; e += 256) {
         const int r = e / per_row, c = e % per_row * 8;
         const int64_t i = along_k ? first + r : k0 + r, j = along_k ? k0 + c : first + c;
         const int64_t rows = along_k ? count : K, left = (along_k ? K : count) - j;
         const int valid = i < rows && left > 0 ? int(left < 8 ? left : 8) : 0;
-        cp_async<16>(tile + r * row + c, valid ? from + i * ld + j : from, 2 * valid);
+        cp_async<16>(tile + (along_k ? along(r, c) : r * kAcrossRow + c), valid ? from + i * ld + j : from, 2 * valid);
     }
 }
+// Fragments for k .. k + 15: rows m .. m + 15 of A; rows n .. n + 15 of B, two n8 fragments
+template <bool along_k> MERV_DEVICE void load_a(uint32_t (&f)[4], const bf16* tile, int m, int k) {
+    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
+    if constexpr (along_k) ldmatrix_x4(f, tile + along(m + i % 2 * 8 + r, k + i / 2 * 8));
+    else ldmatrix_x4_trans(f, tile + (k + i / 2 * 8 + r) * kAcrossRow + m + i % 2 * 8);
+}
+template <bool along_k> MERV_DEVICE void load_b(uint32_t (&f)[4], const bf16* tile, int n, int k) {
+    const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
+    if constexpr (along_k) ldmatrix_x4(f, tile + along(n + i / 2 * 8 + r, k + i % 2 * 8));
+    else ldmatrix_x4_trans(f, tile + (k + i % 2 * 8 + r) * kAcrossRow + n + i / 2 * 8);
+}
+
 template <int width, bool a_along_k, bool b_along_k, class Epilogue>
-__global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+__global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
     DYN_SMEM(bytes);
     bf16* stages = reinterpret_cast<bf16*>(bytes);
     const int64_t m0 = int64_t(blockIdx.y) * kTile, n0 = int64_t(blockIdx.x) * kTile, steps = (K + kDepth - 1) / kDepth;
@@ -185,8 +210,8 @@ __global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda
         const bf16 *ta = stage_a(s), *tb = ta + kOperandSize;
         for (int k = 0; k < kDepth; k += 16) {
             uint32_t fa[4][4], fb[2][4];
-            for (int i = 0; i < 4; i++) load_a<a_along_k ? kAlongRow : kAcrossRow, !a_along_k>(fa[i], ta, wm + 16 * i, k);
-            for (int j = 0; j < 2; j++) load_b<b_along_k ? kAlongRow : kAcrossRow, !b_along_k>(fb[j], tb, wn + 16 * j, k);
+            for (int i = 0; i < 4; i++) load_a<a_along_k>(fa[i], ta, wm + 16 * i, k);
+            for (int j = 0; j < 2; j++) load_b<b_along_k>(fb[j], tb, wn + 16 * j, k);
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) {
                     const uint32_t column[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
@@ -212,7 +237,7 @@ __global__ void __launch_bounds__(256) tensor_product(const bf16* a, int64_t lda
             const int64_t m = m0 + 64 * half + e / kTile, n = n0 + e % kTile;
             if (m >= M || n >= N) continue;
             float v[width];
-            for (int k = 0; k < width; k++) v[k] = out[e / kTile * kOutRow + e % kTile + k];
+            load(v, out + e / kTile * kOutRow + e % kTile);
             epilogue.finish(m, n, v);
         }
     }
@@ -282,11 +307,12 @@ constexpr int kChunk = 64;                      // rows whose dscale and dbias o
 template <class X> __global__ void __launch_bounds__(128) epilogue_backward(X* dz, X* dgate, float* dscale, float* dbias, const X* dy, const X* z, const X* gate, Column scale, Act act, int64_t M, int64_t N) {
     const int64_t n = int64_t(blockIdx.x) * 128 + threadIdx.x, first = int64_t(blockIdx.y) * kChunk;
     if (n >= N) return;
-    float scale_sum = 0, bias_sum = 0;
+    float scale_sum = 0, bias_sum = 0, factor[1] = {1};
+    if (scale.is_there()) scale.load(factor, n);
     for (int64_t m = first; m < M && m < first + kChunk; m++) {
         const int64_t i = m * N + n;
         const float d = float(dy[i]), zi = z ? float(z[i]) : 0.0f, g = gate ? float(gate[i]) : 1.0f, a = z ? activated(act, zi) : 0.0f;
-        const float scaled = scale.is_there() ? d * scale[n] : d;
+        const float scaled = scale.is_there() ? d * factor[0] : d;
         float dzi = gate ? scaled * g : scaled;
         if (act != Act::none) dzi *= slope(act, zi);
         scale_sum = fmaf(d, gate ? a * g : a, scale_sum);
@@ -321,7 +347,9 @@ template <> void run(const LinearFwd& a) {
     with_float_type(a.x.dtype(), [&]<class X>() {
         with_float_type(a.w.dtype(), [&]<class W>() {
             const Forward<X> f{at<X>(a.y), at<X>(a.z), at<X>(a.gate), at<X>(a.residual), Column(a.bias), Column(a.scale), a.act, N};
-            product(work, Operand<X>{at<X>(a.x), K, true}, Operand<W>{at<W>(a.w), K, true}, M, N, K, vector_width(N, f.y, f.z, f.gate, f.residual), f);
+            int width = vector_width(N, f.y, f.z, f.gate, f.residual);
+            for (const Column& c : {f.bias, f.scale}) width = limit_width(limit_width(width, N, c.f32), N, c.half);
+            product(work, Operand<X>{at<X>(a.x), K, true}, Operand<W>{at<W>(a.w), K, true}, M, N, K, width, f);
         });
     });
 }
@@ -353,7 +381,7 @@ template <> void run(const LinearEpilogueBwd& a) {
                at<X>(a.dy), at<X>(a.z), at<X>(a.gate), Column(a.scale), a.act, M, N);
     });
     for (const auto& [sum, parts] : {std::pair{a.dscale, scale_parts}, std::pair{a.dbias, bias_parts}})
-        if (sum) launch(Work{"column sums", double(parts.bytes())}, Grid{{blocks_of(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
+        if (sum) launch(Work{"column sums", double(parts.bytes()) + 8.0 * double(N)}, Grid{{blocks_of(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
 }
 template <> void run(const LinearRefill& a) {
     const int64_t count = a.y.numel();

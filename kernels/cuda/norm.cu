@@ -11,7 +11,7 @@ namespace merv::kernels::MERV_GPU {
 namespace {
 
 constexpr int kKeep = 32, kKeepBackward = 16;                   // elements of a row per thread: backward keeps four such rows
-constexpr int kThreads = 1024, kThreadsBackward = 512;
+constexpr int kThreads = 512, kThreadsBackward = 512;
 constexpr int64_t kGroups = 1056, kResident = 132 * 1024;       // rows under way in backward, and their threads
 
 // Leaves x - mean in v (x itself for RMSNorm, which has no mean); gives rstd.

@@ -18,10 +18,12 @@ template <int n, class Y, class X> __global__ void __launch_bounds__(kThreads) p
     auto next = [&](int size) { const int at = int(rest % size); rest /= size; return at; };
     const int px = int(i % (s.p / n)) * n, py = next(s.p), dt = next(s.t), c = next(3), column = next(s.W / s.p), line = next(s.H / s.p);
     float v[n];
+    auto of_channel = [&](const float (&f)[3]) { return c == 0 ? f[0] : c == 1 ? f[1] : f[2]; };       // f[c] would put f into local memory
+    const float mean = of_channel(s.mean), std = of_channel(s.std);
     Pack<X, n> pixels = *reinterpret_cast<const Pack<X, n>*>(x + (((rest * s.t + dt) * 3 + c) * s.H + line * s.p + py) * s.W + column * s.p + px);
     for (int k = 0; k < n; k++) {
         v[k] = float(pixels.v[k]);
-        if constexpr (sizeof(X) == 1) v[k] = (v[k] / 255.0f - s.mean[c]) / s.std[c];
+        if constexpr (sizeof(X) == 1) v[k] = (v[k] / 255.0f - mean) / std;
     }
     store(y + i * n, v);
 }

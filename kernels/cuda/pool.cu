@@ -24,7 +24,7 @@ MERV_DEVICE Bin bins_of(int cell, int out, int in) {    // the bins that cover t
 }
 MERV_DEVICE int count(Bin b) { return b.end - b.begin; }
 
-template <int n, class V> __global__ void __launch_bounds__(kThreads) pool_kernel(V* to, const V* from, Sizes s) {
+template <int n, class V> __global__ void __launch_bounds__(kThreads, 3) pool_kernel(V* to, const V* from, Sizes s) {
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, packs = s.C / n, out = i / packs;
     if (out >= int64_t(s.B) * s.t * s.y * s.x) return;
     const int c = int(i % packs) * n, plane = int(out % (s.y * s.x));
@@ -41,7 +41,7 @@ template <int n, class V> __global__ void __launch_bounds__(kThreads) pool_kerne
     for (int l = 0; l < n; l++) sum[l] /= float(count(p) * count(q) * count(r));
     store(to + out * s.C + c, sum);
 }
-template <int n, class V> __global__ void __launch_bounds__(kThreads) pool_backward_kernel(V* to, const V* from, Sizes s) {
+template <int n, class V> __global__ void __launch_bounds__(kThreads, 3) pool_backward_kernel(V* to, const V* from, Sizes s) {
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, packs = s.C / n, cell = i / packs;
     if (cell >= int64_t(s.B) * s.T * s.Y * s.X) return;
     const int c = int(i % packs) * n, plane = int(cell % (s.Y * s.X));
@@ -122,7 +122,7 @@ mix_backward_kernel(Mixed<V> dx, float* dots, const V* dy, Mixed<const V> x, con
 }
 
 // ---- softmax of a row in the registers of its threads
-constexpr int kKeep = 32, kMostThreads = 1024;
+constexpr int kKeep = 32, kMostThreads = 512;       // 1024 threads would have 64 registers, and spill
 template <int n, class V> __global__ void __launch_bounds__(kMostThreads) softmax_kernel(V* y, const V* x, int64_t M, int C, float scale) {
     const int64_t m = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (m >= M) return;

@@ -12,7 +12,7 @@ struct RowSums { int64_t count, inner, outer, step, rows, first = 0; };
 constexpr int kSumLanes = 8;
 
 template <int n, class Y, class X> __global__ void __launch_bounds__(256) sum_rows_kernel(Y* y, const X* x, RowSums s, int64_t C, int64_t stretch, int64_t T, float divisor, bool add) {
-    __shared__ float part[kSumLanes][32 * n];
+    __shared__ float part[kSumLanes][n][32];    // lanes' first elements together, ..: no bank conflicts
     const int64_t slices = (C + 32 * n - 1) / (32 * n), t = blockIdx.x / slices, c = (blockIdx.x % slices * 32 + threadIdx.x) * n;
     const int64_t begin = blockIdx.y * stretch, end = begin + stretch < s.count ? begin + stretch : s.count;
     float sum[n] = {};
@@ -24,11 +24,11 @@ template <int n, class Y, class X> __global__ void __launch_bounds__(256) sum_ro
             load(v, x + row * C + c);
             for (int k = 0; k < n; k++) sum[k] += v[k];
         }
-    for (int k = 0; k < n; k++) part[threadIdx.y][threadIdx.x * n + k] = sum[k];
+    for (int k = 0; k < n; k++) part[threadIdx.y][k][threadIdx.x] = sum[k];
     __syncthreads();
     if (threadIdx.y != 0 || c >= C) return;
     for (int lane = 1; lane < kSumLanes; lane++)
-        for (int k = 0; k < n; k++) sum[k] += part[lane][threadIdx.x * n + k];
+        for (int k = 0; k < n; k++) sum[k] += part[lane][k][threadIdx.x];
     Y* to = y + (blockIdx.y * T + t) * C + c;
     float old[n] = {};
     if (add) load(old, to);
@@ -50,7 +50,7 @@ template <class Y, class X> void sum_rows(const char* name, Y* y, const X* x, co
         launch(work, grid, sum_rows_kernel<n, float, X>, part, x, s, C, stretch, T, 1.0f, false);
         const int64_t all = T * C;
         with_width(vector_width(all, y, part), [&]<int m>() {
-            launch(Work{name}, Grid{{blocks_of(all, 32 * m)}, {32, kSumLanes}}, sum_rows_kernel<m, Y, float>, y, part, RowSums{parts, parts, 0, 0, parts}, all, parts, int64_t(1), divisor, add);
+            launch(Work{name, double(all) * (4.0 * double(parts) + (add ? 2 : 1) * sizeof(Y)), double(all) * double(parts)}, Grid{{blocks_of(all, 32 * m)}, {32, kSumLanes}}, sum_rows_kernel<m, Y, float>, y, part, RowSums{parts, parts, 0, 0, parts}, all, parts, int64_t(1), divisor, add);
         });
     });
 }

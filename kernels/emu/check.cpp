@@ -168,6 +168,7 @@ void end_copy(uintptr_t shared, size_t bytes, uint32_t) {
 
 void atomic_begin(const void* p, size_t bytes, Site site) {
     if (uintptr_t(p) % bytes) report("ALIGN", name_of(site), concat("an atomic of ", bytes, " bytes on an address that is no multiple of it, at ", name_of(site)));
+    if (counting()) count_access(uintptr_t(p), bytes, kWrite | kAtomic, where_is(site));
     if (!checking()) return;
     access(uintptr_t(p), bytes, kWrite | kAtomic, where_is(site));
     release_clocks(p);
@@ -177,8 +178,9 @@ void atomic_end(const void* p, Site) {
 }
 // ld.acquire and st.release: an atomic access with its fence
 void synchronising(const void* p, size_t bytes, Semantics semantics, Site site) {
-    if (!checking()) return;
     const bool acquire = semantics == Semantics::acquire;
+    if (counting()) count_access(uintptr_t(p), bytes, acquire ? kRead : kWrite, where_is(site));
+    if (!checking()) return;
     if (!acquire) fence_clocks(*current);
     access(uintptr_t(p), bytes, (acquire ? kRead : kWrite) | kAtomic, where_is(site));
     if (acquire) acquire_clocks(p), fence_clocks(*current);
@@ -193,11 +195,9 @@ namespace {
 
 inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
     using namespace merv::emu;
-    if (!current || uintptr_t(p) - uintptr_t(current->stack) < kStack || !checking()) return;
-    static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
-    auto& known = recent[uintptr_t(instruction) / 4 % 4096];
-    if (known.instruction != instruction) known = {instruction, where_is(instruction)};
-    access(uintptr_t(p), bytes, kind, known.where);
+    if (!current || uintptr_t(p) - uintptr_t(current->stack) < kStack) return;
+    if (checking()) access(uintptr_t(p), bytes, kind, where_is(instruction));
+    else if (counting()) count_access(uintptr_t(p), bytes, kind, where_is(instruction));
 }
 
 }
@@ -212,8 +212,6 @@ extern "C" {
 MERV_HOOK(1) MERV_HOOK(2) MERV_HOOK(4) MERV_HOOK(8) MERV_HOOK(16)
 void __tsan_read_range(void* p, size_t n) { saw(p, n, merv::emu::kRead, MERV_CALLER); }
 void __tsan_write_range(void* p, size_t n) { saw(p, n, merv::emu::kWrite, MERV_CALLER); }
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
 void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_init() {}

@@ -129,6 +129,7 @@ void warp(WarpOp op, unsigned mask, void* lane_data, Site site) {
         case WarpOp::mma: mma_lanes(lanes); break;
         case WarpOp::ldmatrix: ldmatrix_lanes(lanes, site); break;
     }
+    if (counting()) count_warp(op, mask, lanes.at, site);
     for (Thread* other : all) if (other != &t) wake(*other);
 }
 
@@ -141,7 +142,8 @@ void release(Barrier& bar, Block& b, bool everybody) {
         if (everybody) meet_all(b);
         else meet(bar.in);
     }
-    for (Thread* t : bar.waiting) wake(*t);
+    if (counting()) count_barrier(bar.waiting, bar.first);      // others who only arrived have gone on
+    for (Thread* t : bar.waiting) if (t != current) wake(*t);
     bar = {};
 }
 bool complete(const Barrier& bar, const Block& b) { return !bar.in.empty() && int(bar.in.size()) == (bar.threads == kAll ? b.live : bar.threads); }
@@ -172,6 +174,7 @@ void barrier(int id, int threads, bool wait, Site site) {
         for (Thread* other : bar.in) in[other->number / 32] |= 1u << other->number % 32;
         for (int w = 0; w < 32; w++) if (in[w] && (in[w] | b.warps[w].done) != whole_warp(b, w)) wrong("only lanes 0x", std::hex, in[w], " of warp ", std::dec, w, " came");
     }
+    if (wait) bar.waiting.push_back(&t);
     release(bar, b, threads == kAll);
 }
 

@@ -20,6 +20,10 @@ void cp_async(void* shared, const void* global, int bytes, int valid, Site site)
         if (valid) access(uintptr_t(global), size_t(valid), kRead, where);
         begin_copy(uintptr_t(shared), size_t(bytes), where);
     }
+    if (counting()) {
+        if (valid) count_access(uintptr_t(global), size_t(valid), kCopy, where);
+        count_access(uintptr_t(shared), size_t(bytes), kWrite | kCopy, where);
+    }
     std::memset(shared, 0xff, size_t(bytes));
     current->copies.push_back({static_cast<char*>(shared), static_cast<const char*>(global), bytes, valid, where});
 }

@@ -70,7 +70,7 @@ void cp_async_wait(int pending, Site);
 void trap(const char* what, Site);
 
 // ---- launch
-struct Call { const char* name; double bytes, flops; Site site; dim3 grid, block; size_t smem; Mode mode; void (*run)(void*); void* arguments; size_t argument_bytes; };
+struct Call { const char* name; double bytes, flops; Site site; dim3 grid, block; size_t smem; Mode mode; void (*run)(void*); void* arguments; size_t argument_bytes; const void* function; };
 void run(const Call&);
 
 inline unsigned lane() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32; }
@@ -154,3 +154,13 @@ static inline int __ffs(int i) { return __builtin_ffs(i); }
 template <class T> inline T __ldg(const T* p) { return *p; }
 #define __expf(x) expf(x)                       // the C library declares functions of these names
 #define __logf(x) logf(x)
+#ifdef MERV_EMU_COUNTED
+namespace merv::emu { void special_function(); }
+#define expf(x) (::merv::emu::special_function(), expf(x))
+#define exp2f(x) (::merv::emu::special_function(), exp2f(x))
+#define logf(x) (::merv::emu::special_function(), logf(x))
+#define log2f(x) (::merv::emu::special_function(), log2f(x))
+#define tanhf(x) (::merv::emu::special_function(), tanhf(x))
+#define erff(x) (::merv::emu::special_function(), erff(x))
+#define rsqrtf(x) (::merv::emu::special_function(), rsqrtf(x))
+#endif

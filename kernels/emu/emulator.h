@@ -4,6 +4,7 @@
 //
 //   fast       deadlocks, divergent barriers and warp operations, invalid launches, misuse of asynchronous operations
 //   checked    also every load and store: races, missing proxy fences, uninitialised and out-of-bounds reads, misalignment
+//   counted    what the launch asks of a GPU: requests, sectors, bank conflicts, tensor-core work, per source line
 //
 // This is the interface for host code; kernels see kernels/gpu.h. docs/emulator.md tells the story.
 #pragma once
@@ -11,10 +12,9 @@
 #include <cstdint>
 #include <string>
 #include <vector>
+#include "kernels/emu/mode.h"
 
 namespace merv::emu {
-
-enum class Mode { fast, checked };
 
 struct Site {                                   // a line of source, for reports
     const char* file = "";
@@ -47,5 +47,73 @@ class Collect {
 // schedule gives the same run.
 enum class Order { fifo, lifo, seeded };
 void set_schedule(Order order, unsigned seed = 1);
+
+// ---- counted mode (count.cpp; docs/emulator.md says what is exact). Names are Nsight Compute's where it has one.
+//
+// A request is one instruction of one warp. `ideal` is what its bytes need at the least: sectors of 32 bytes in global memory;
+// in shared memory one wavefront per 32 lanes, 16 for 8-byte and 8 for 16-byte accesses. Wavefronts beyond it are bank conflicts.
+struct Traffic {
+    uint64_t requests = 0, lanes = 0, bytes = 0;        // lanes that took part, and the bytes they asked for together
+    uint64_t sectors = 0, ideal_sectors = 0;            // global memory
+    uint64_t wavefronts = 0, ideal_wavefronts = 0;      // shared memory; atomics: one per lane at the busiest address
+    Traffic& operator+=(const Traffic&);
+    uint64_t bank_conflicts() const { return wavefronts - ideal_wavefronts; }
+};
+enum class Counted {
+    global_load, global_store, global_atomic, global_copy,      // copy: cp.async and TMA, their two ends
+    shared_load, shared_store, shared_atomic, shared_copy, ldmatrix,
+    mma, wgmma, shuffle, vote, syncwarp, barrier, special,      // special: expf, exp2f, logf, tanhf, ...: one MUFU operation each at least
+    kinds
+};
+const char* name_of(Counted);
+
+struct LineCounters {
+    std::string line;                           // "norm.cu:57"
+    Counted what{};
+    int width = 0;                              // bytes per lane; 0: no memory
+    Traffic traffic;
+};
+
+struct Counters {                               // of one launch
+    std::string name;                           // Work's
+    double bytes = 0, flops = 0;                // Work's: of an ideal kernel
+    Site site;
+    uint64_t blocks = 0;
+    int threads = 0;                            // of a block
+    size_t dynamic_shared = 0;                  // bytes of a block
+    Traffic total[size_t(Counted::kinds)];
+    uint64_t unique_read = 0, unique_written = 0;       // bytes of global memory
+    uint64_t unique_sectors = 0;                // read, plus written: DRAM traffic if the L2 cache never misses twice
+    uint64_t block_sectors = 0;                 // summed over blocks, each one's unique ones: L2 traffic if L1 never misses twice
+    double tensor_flops = 0;                    // issued; useful are Work's
+    uint64_t basic_blocks = 0, basic_block_lanes = 0;   // executed by warps, and the lanes active in them
+    const Traffic& operator[](Counted c) const { return total[size_t(c)]; }
+    Traffic global() const;                     // loads, stores, copies, atomics
+    Traffic shared() const;
+
+    std::string kernel() const;                 // "forward_kernel<8, true, merv::bf16, float>"
+    std::vector<LineCounters> lines() const;    // the costliest first
+    std::string text() const;                   // a paragraph and a row per line
+
+    const void* function = nullptr;
+    struct Row { uint32_t where; Counted what; int width; Traffic traffic; };
+    std::vector<Row> rows;                      // per instruction
+};
+
+std::string without_namespaces(std::string kernel);     // of a demangled name, g++'s or nvcc's
+
+// Gathers counted launches in its scope. Outside any, each prints its text() to stderr.
+class Count {
+  public:
+    Count();
+    ~Count();
+    Count(const Count&) = delete;
+    Count& operator=(const Count&) = delete;
+    std::vector<Counters> launches;
+    bool dry = false;                           // launches are noted (grid, Work) and not run, in any mode
+
+  private:
+    Count* outer_;
+};
 
 }

@@ -11,6 +11,7 @@ namespace merv::emu {
 
 struct Thread;
 struct Block;
+struct Trace;
 
 // ---- who did what, when: checked mode (check.cpp)
 //
@@ -57,6 +58,8 @@ struct Thread {
     Remote remote, offered;                     // of other blocks: heard; read by an atomic, heard after the next fence
     uint32_t fenced_clock = 0, fenced_epoch = 0;    // at its last fence
     Clocks fenced_heard;
+
+    Trace* trace = nullptr;                     // counted mode: what it did since its warp last stood together
 };
 
 struct Barrier { int threads = 0; std::vector<Thread*> in, waiting; Site first{}; };
@@ -123,9 +126,12 @@ std::string name_of(Site);                      // file:line
 uint32_t where_is(Site);
 uint32_t where_is(const void* instruction);
 std::string place_name(uint32_t where);
+struct Source { std::string function, line; };  // function: not inlined; line: "norm.cu:57", of the functions inlined there the innermost's of a .cu file
+std::vector<Source> sources(const std::vector<const void*>& instructions);      // return addresses
+void prepare_place_names(const std::vector<uint32_t>& places);                  // all at once: much faster than one by one
 
 // ---- check.cpp; no-ops unless the launch is checked
-enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2 };
+enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2, kCopy = 4 };
 bool checking();
 void begin_checks(Block&);
 void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where);
@@ -136,5 +142,19 @@ void meet(const std::vector<Thread*>&);         // those threads, whatever they 
 void fence_clocks(Thread&);
 void release_clocks(const void* p);
 void acquire_clocks(const void* p);
+
+// ---- count.cpp; called for counted launches only, but for the first three
+bool counting();
+bool note_dry();                                // whether the launch is only to be noted
+void begin_counts();                            // of the launch
+void begin_counts(Block&);
+void end_counts(Block&);
+void end_counts();
+void count_access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where);
+void count_warp(WarpOp, unsigned mask, Thread* const (&lanes)[32], Site);       // a warp operation, when its last lane has come
+void count_barrier(const std::vector<Thread*>& waiting, Site);                  // likewise
+void count_tensor(Counted what, double flops, size_t shared_bytes, Site);       // of a warp or warpgroup: mma and operands read from shared memory
+void count_bulk(uintptr_t global, size_t bytes, bool store, Site);              // a row of a TMA copy
+void count_wavefronts(Counted what, size_t bytes, Site);                        // conflict-free, 128 bytes each
 
 }

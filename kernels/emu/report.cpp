@@ -19,28 +19,40 @@ std::map<const void*, uint32_t> instruction_numbers;
 std::vector<Site> sites;
 std::map<std::pair<const char*, int>, uint32_t> site_numbers;
 
-// The line of a kernel that an instruction belongs to: of the functions inlined there, the innermost of a .cu file
-std::string line_of(const void* instruction) {
-    static std::map<const void*, std::string> lines;
-    std::string& line = lines[instruction];
-    if (!line.empty()) return line;
-    line = "?";
-    Dl_info info;
-    if (!dladdr(instruction, &info)) return line;
-    const size_t offset = size_t(static_cast<const char*>(instruction) - static_cast<const char*>(info.dli_fbase)) - 1;
-    if (FILE* f = popen(concat("addr2line -i -e /proc/", getpid(), "/exe 0x", std::hex, offset, " 2>/dev/null").c_str(), "r")) {
-        char row[1024];
-        std::string first;
-        while (std::fgets(row, sizeof row, f)) {
-            std::string s = row;
-            s = s.substr(0, s.find_first_of(" \n"));
-            if (first.empty()) first = s;
-            if (s.find(".cu:") != s.npos) { first = s; break; }
-        }
-        pclose(f);
-        if (!first.empty()) line = first.substr(first.rfind('/') + 1);
+std::map<const void*, Source> known_sources;
+
+// addr2line's answer: per address a line 0x.., then for each function inlined there, innermost first, its name and file:line
+void ask_for_sources(const std::vector<const void*>& instructions) {
+    std::string command = concat("addr2line -a -i -f -C -e /proc/", getpid(), "/exe");
+    std::vector<const void*> asked;
+    for (const void* i : instructions) {
+        Dl_info info;
+        if (!known_sources.try_emplace(i, Source{"?", "?"}).second || !dladdr(i, &info)) continue;
+        command += concat(" 0x", std::hex, size_t(static_cast<const char*>(i) - static_cast<const char*>(info.dli_fbase)) - 1);
+        asked.push_back(i);
     }
-    return line;
+    FILE* f = asked.empty() ? nullptr : popen((command + " 2>/dev/null").c_str(), "r");
+    if (!f) return;
+    char row[4096];
+    bool named = false;                         // the next row is a file's
+    Source* to = nullptr;
+    for (size_t next = 0; std::fgets(row, sizeof row, f);) {
+        std::string s = row;
+        while (!s.empty() && s.back() == '\n') s.pop_back();
+        if (s.starts_with("0x")) {
+            to = next < asked.size() ? &known_sources[asked[next++]] : nullptr;
+            named = false;
+        } else if (to && !named) {
+            to->function = s, named = true;     // the outermost remains
+        } else if (to) {
+            named = false;
+            s = s.substr(0, s.find(' '));
+            s = s.substr(s.rfind('/') + 1);
+            const bool kernel = s.find(".cu:") != s.npos;
+            if (to->line == "?" || (kernel && to->line.find(".cu:") == s.npos)) to->line = s;
+        }
+    }
+    pclose(f);
 }
 
 }
@@ -81,10 +93,25 @@ uint32_t where_is(Site s) {
     return at->second * 2 + 1;
 }
 uint32_t where_is(const void* instruction) {
+    static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
+    auto& r = recent[uintptr_t(instruction) / 4 % 4096];
+    if (r.instruction == instruction) return r.where;
     const auto [at, added] = instruction_numbers.try_emplace(instruction, uint32_t(instructions.size()));
     if (added) instructions.push_back(instruction);
-    return at->second * 2;
+    r = {instruction, at->second * 2};
+    return r.where;
 }
-std::string place_name(uint32_t where) { return where & 1 ? name_of(sites[where / 2]) : line_of(instructions[where / 2]); }
+std::vector<Source> sources(const std::vector<const void*>& instructions) {
+    ask_for_sources(instructions);
+    std::vector<Source> all;
+    for (const void* i : instructions) all.push_back(known_sources[i]);
+    return all;
+}
+void prepare_place_names(const std::vector<uint32_t>& places) {
+    std::vector<const void*> all;
+    for (uint32_t where : places) if (!(where & 1)) all.push_back(instructions[where / 2]);
+    ask_for_sources(all);
+}
+std::string place_name(uint32_t where) { return where & 1 ? name_of(sites[where / 2]) : sources({instructions[where / 2]})[0].line; }
 
 }

@@ -122,12 +122,14 @@ void start_block(uint3 index) {
     }
     open_shared(*b, launched->smem);
     begin_checks(*b);
+    if (counting()) begin_counts(*b);
     resident.push_back(std::move(b));
 }
 
 void retire(size_t i) {
     Block& b = *resident[i];
     if (running == &b) running = nullptr;
+    if (counting()) end_counts(b);
     for (Thread* t : b.threads) spare.emplace_back(t);
     b.threads.clear(), b.ready.clear(), b.spinning.clear();
     close_shared(b);
@@ -284,12 +286,14 @@ void run(const Call& call) {
     CHECK(!current && !launched, "a kernel is launched from the host");
     find_statics();
     launched = &call;
-    if (launchable(call)) {
+    if (launchable(call) && !note_dry()) {
         gridDim = call.grid, blockDim = call.block;
         abandoned = false;
         const Signals caught;
+        if (counting()) begin_counts();
         run_grid();
         current = nullptr, running = nullptr;
+        if (counting()) end_counts();
     }
     launched = nullptr;
     throw_reports();
