@@ -34,6 +34,9 @@ EMU_FLAGS := -std=c++20 $(G) -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas -I. -
 EMU_MODES     := fast checked counted
 fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
+# Checked, with faults to be found: which one is chosen at run time (tests/test_bugs.cpp)
+bugs.mode     := checked
+bugs.flags     = $(checked.flags) -include tests/emu/seeded_bug.h -DBUG='merv_seeded_bug()'
 # Counted: each basic block calls count.cpp too. What would split a vector access, merge scalar ones, or copy or merge blocks is off.
 counted.flags := -O2 -DMERV_EMU_COUNTED -fsanitize=thread -fsanitize-coverage=trace-pc $(addprefix -fno-,tree-sra tree-vectorize thread-jumps reorder-blocks \
 	split-paths crossjumping tree-tail-merge tree-pre store-merging tree-loop-distribute-patterns split-loops unswitch-loops peel-loops)
@@ -83,13 +86,13 @@ $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 
 # Likewise the emulated kernels, one object per mode
 define emu
-$(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(1) -c $$< -o $$@
+$(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(or $($(1).mode),$(1)) -c $$< -o $$@
 $(B)/kernels/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard kernels/cuda/*.cu))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
 $(B)/tests/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
 endef
-$(foreach m,$(EMU_MODES),$(eval $(call emu,$(m))))
+$(foreach m,$(EMU_MODES) bugs,$(eval $(call emu,$(m))))
 
 $(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) $(EMU_MODES:%=$(B)/kernels/emu_%.o) ; @rm -f $@ ; ar rcs $@ $^
 $(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
@@ -97,7 +100,7 @@ define program
 $(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)
 endef
 $(foreach m,$(MAINS),$(eval $(call program,$(m))))
-$(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(B)/tests/emu_%.o) $(B)/libmerv.a ; $(link)
+$(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(B)/tests/emu_%.o) $(B)/kernels/emu_bugs.o $(B)/libmerv.a ; $(link)
 link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@

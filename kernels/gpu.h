@@ -19,8 +19,13 @@
 #include "kernels/emu/cuda.h"
 #endif
 #define MERV_DEVICE __device__ __forceinline__
+#ifndef BUG                                     // -DBUG=n: the n-th of the faults in tests/test_bugs.cpp, for learning what finds it
+#define BUG 0
+#endif
 
 namespace merv::kernels {
+
+namespace MERV_GPU { template <class Args> void run(const Args&); }
 
 // What an ideal kernel would move and compute: what a profile and the emulator's counters compare a launch with.
 struct Work {
@@ -217,9 +222,9 @@ template <class F> MERV_DEVICE float row_reduce(float v, F f) {
     __shared__ float part[32];
     v = warp_reduce(v, f);
     if (blockDim.x == 32) return v;
-    __syncthreads();                            // the last reduction's parts have been read
+    if (BUG != 1) __syncthreads();              // the last reduction's parts have been read
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
-    __syncthreads();
+    if (BUG != 2) __syncthreads();
     v = part[0];
     for (unsigned i = 1; i < blockDim.x / 32; i++) v = f(v, part[i]);
     return v;

@@ -69,7 +69,7 @@ template <int Dp> __global__ void __launch_bounds__(kThreads) tiled_kernel(Strid
     const int D = scene.D, q0 = task.tile * kQueries, keys = scene.keys(task.s), warp = int(threadIdx.x) / 32, mine = q0 + 16 * warp, row = int(threadIdx.x) % 32 / 4;
     const int past = q0 + kQueries < scene.Nq ? q0 + kQueries : scene.Nq, steps = (scene.seen(past - 1, keys) + kKeys - 1) / kKeys;
     const bf16 *kh = k.head(task.s, task.h / scene.group, D), *vh = v.head(task.s, task.h / scene.group, D);
-    auto stage = [&](int i) { return stages + i % 2 * 2 * kKeys * kRow<Dp>; };
+    auto stage = [&](int i) { return stages + i % (BUG == 28 ? 1 : 2) * 2 * kKeys * kRow<Dp>; };
     auto fetch = [&](int i) {
         fetch_rows<Dp, kKeys, kThreads>(stage(i), kh, k.token_stride, i * kKeys, keys, D, int(threadIdx.x));
         fetch_rows<Dp, kKeys, kThreads>(stage(i) + kKeys * kRow<Dp>, vh, v.token_stride, i * kKeys, keys, D, int(threadIdx.x));
@@ -83,8 +83,8 @@ template <int Dp> __global__ void __launch_bounds__(kThreads) tiled_kernel(Strid
     uint32_t fq[Dp / 16][4];
     float acc[Dp / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     for (int i = 0; i < steps; i++) {
-        cp_async_wait<0>();
-        __syncthreads();                        // this stage has come, and nobody reads the other one any more
+        if (BUG != 26) cp_async_wait<0>();
+        if (BUG != 27) __syncthreads();         // this stage has come, and nobody reads the other one any more
         if (i + 1 < steps) fetch(i + 1);
         cp_async_commit();
         if (i == 0)
@@ -127,17 +127,17 @@ template <int Dp, int n> __global__ void __launch_bounds__(kThreads) one_pass_ke
     if (16 * warp < scene.Nq) fetch_rows<Dp, 16, 32>(mine, qh, q.token_stride, 16 * warp, scene.Nq, D, lane);
     cp_async_commit();
     cp_async_wait<0>();
-    __syncthreads();
+    if (BUG != 29) __syncthreads();
     for (int q0 = 16 * warp; q0 < scene.Nq; q0 += 16 * kWarps) {
         uint32_t fq[Dp / 16][4];
 #pragma unroll
         for (int d = 0; d < Dp / 16; d++) load_a<kRow<Dp>>(fq[d], mine, 0, 16 * d);
-        __syncwarp();
+        if (BUG != 30) __syncwarp();
         if (q0 + 16 * kWarps < scene.Nq) fetch_rows<Dp, 16, 32>(mine, qh, q.token_stride, q0 + 16 * kWarps, scene.Nq, D, lane);
         cp_async_commit();
         attend<Dp, n>(o, lse, scene, s, h, q0, fq, sk, sv, staging);
         cp_async_wait<0>();
-        __syncwarp();                           // the next queries have come, whichever lane fetched them
+        if (BUG != 31) __syncwarp();            // the next queries have come, whichever lane fetched them
     }
 }
 
@@ -155,7 +155,7 @@ template <int Dp> __global__ void __launch_bounds__(kThreads) frames_kernel(Stri
     fetch_rows<Dp, 16, 32>(sv, v.head(s, h / scene.group, D), v.token_stride, 0, keys, D, lane);
     cp_async_commit();
     cp_async_wait<0>();
-    __syncwarp();
+    if (BUG != 32) __syncwarp();
     uint32_t fq[Dp / 16][4];
 #pragma unroll
     for (int d = 0; d < Dp / 16; d++) load_a<kRow<Dp>>(fq[d], sq, 0, 16 * d);
@@ -179,7 +179,7 @@ template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads) plai
     float acc[4][Dm / 64][4] = {}, max[4], sum[4] = {};
     for (float& m : max) m = -INFINITY;
     for (int k0 = 0; k0 < last; k0 += kPlainKeys) {
-        __syncthreads();                        // the last step's keys and values have been read
+        if (BUG != 33) __syncthreads();         // the last step's keys and values have been read
         load_rows<Dm, kPlainKeys>(sk, kh, k.token_stride, k0, keys, D);
         load_rows<Dm, kPlainKeys>(sv, vh, v.token_stride, k0, keys, D);
         __syncthreads();
@@ -203,7 +203,7 @@ template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads) plai
                 sum[i] += p;
             }
         }
-        __syncwarp();                           // a row's probabilities stay within its 16 threads
+        if (BUG != 34) __syncwarp();            // a row's probabilities stay within its 16 threads
         for (int b = 0; b < Dm / 64; b++) {
             const int d = 64 * b + 4 * column;
             float part[4][4] = {};              // each step's sum from zero, which keeps long sequences accurate

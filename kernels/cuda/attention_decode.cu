@@ -39,7 +39,7 @@ stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k,
         const int first = k0 + lane / lanes, step = kWarps * per_warp;
 #pragma unroll
         for (int i = 0; i < kAhead; i++)
-            if (first + i * step < end && d < D) {
+            if (first + i * step < end + (BUG == 36 ? step : 0) && d < D) {
                 load(fk[i], kh + (first + i * step) * k.token_stride);
                 load(fv[i], vh + (first + i * step) * v.token_stride);
             }
@@ -80,7 +80,7 @@ stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k,
         if (lane < lanes && d < D) for (int e = 0; e < n; e++) shared_sum[warp][h][d + e] = acc[h][e];
         if (lane == 0) shared_part[warp][h] = {top, sum[h]};
     }
-    __syncthreads();
+    if (BUG != 35) __syncthreads();
     for (int e = int(threadIdx.x); e < heads * D; e += kThreads) {
         const int h = e / D, at = e % D;
         float top = -INFINITY, total = 0, o = 0;

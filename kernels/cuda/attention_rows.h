@@ -52,7 +52,7 @@ template <int Dp, int rows, int threads> MERV_DEVICE void fetch_rows(bf16* tile,
 #pragma unroll 4
     for (int e = thread; e < rows * packs; e += threads) {
         const int r = e / packs, c = e % packs * 8;
-        const bool there = first + r < count && c < D;
+        const bool there = first + r < count + (BUG == 25) && c < D;
         cp_async<16>(tile + r * kRow<Dp> + c, there ? from + (first + r) * token_stride + c : from, there ? 16 : 0);
     }
 }
@@ -61,13 +61,13 @@ template <int Dp, int rows, int threads> MERV_DEVICE void fetch_rows(bf16* tile,
 template <int Dp> MERV_DEVICE void write_rows(bf16* to, int64_t token_stride, int count, int D, bf16* staging, const float (&o)[Dp / 8][4], float low, float high) {
     const int lane = int(threadIdx.x) % 32;
     uint32_t* words = reinterpret_cast<uint32_t*>(staging);
-    __syncwarp();                               // what was there has been read
+    if (BUG != 23) __syncwarp();                // what was there has been read
 #pragma unroll
     for (int j = 0; j < Dp / 8; j++) {
         words[(lane / 4 * kRow<Dp> + 8 * j) / 2 + lane % 4] = pack_bf16(o[j][0] * low, o[j][1] * low);
         words[((lane / 4 + 8) * kRow<Dp> + 8 * j) / 2 + lane % 4] = pack_bf16(o[j][2] * high, o[j][3] * high);
     }
-    __syncwarp();
+    if (BUG != 24) __syncwarp();
     for (int e = lane; e < 16 * Dp / 8; e += 32) {
         const int r = e / (Dp / 8), c = e % (Dp / 8) * 8;
         if (r < count && c < D) *reinterpret_cast<uint4*>(to + r * token_stride + c) = *reinterpret_cast<const uint4*>(staging + r * kRow<Dp> + c);

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(256, 2) plain_product(Operand<TA> a, Operand<T
         }
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++) total[i][j] += part[i][j];
-        __syncthreads();
+        if (BUG != 9) __syncthreads();
     }
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 4; j += width) {
@@ -161,7 +161,7 @@ constexpr size_t kProductShared = std::max(size_t(kStages) * 2 * kOperandSize * 
 
 // Where a tile that lies along k has row i, column k (of a pack of 8). Two rows fill the 32 banks; their four packs change places
 // every two rows, so neither a column of eight packs (ldmatrix) nor two rows (cp.async) meet in a bank.
-MERV_DEVICE int along(int i, int k) { return i * kDepth + (k / 8 ^ i / 2 % 4) * 8; }
+MERV_DEVICE int along(int i, int k) { return i * kDepth + (k / 8 ^ i / 2 % (BUG == 7 ? 8 : 4)) * 8; }
 
 // 128 x 32 elements by 256 threads, 16 bytes at a time; what lies outside is zero.
 template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from, int64_t ld, int64_t first, int64_t count, int64_t k0, int64_t K) {
@@ -170,7 +170,7 @@ template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from,
         const int r = e / per_row, c = e % per_row * 8;
         const int64_t i = along_k ? first + r : k0 + r, j = along_k ? k0 + c : first + c;
         const int64_t rows = along_k ? count : K, left = (along_k ? K : count) - j;
-        const int valid = i < rows && left > 0 ? int(left < 8 ? left : 8) : 0;
+        const int valid = (i < rows || BUG == 6) && left > 0 ? int(left < 8 ? left : 8) : 0;
         cp_async<16>(tile + (along_k ? along(r, c) : r * kAcrossRow + c), valid ? from + i * ld + j : from, 2 * valid);
     }
 }
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
     DYN_SMEM(bytes);
     bf16* stages = reinterpret_cast<bf16*>(bytes);
     const int64_t m0 = int64_t(blockIdx.y) * kTile, n0 = int64_t(blockIdx.x) * kTile, steps = (K + kDepth - 1) / kDepth;
-    auto stage_a = [&](int64_t s) { return stages + s % kStages * 2 * kOperandSize; };
+    auto stage_a = [&](int64_t s) { return stages + s % (BUG == 5 ? kStages - 1 : kStages) * 2 * kOperandSize; };
     auto fetch = [&](int64_t s) {
         if (s < steps) {
             fill_tile<a_along_k>(stage_a(s), a, lda, m0, M, s * kDepth, K);
@@ -204,8 +204,8 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, wm = warp / 4 * 64, wn = warp % 4 * 32;
     float d[4][4][4] = {};                      // 64 x 32 outputs: 4 x 4 of 16 x 8
     for (int64_t s = 0; s < steps; s++) {
-        cp_async_wait<kStages - 2>();
-        __syncthreads();                        // everybody's part has come, and nobody reads the stage that is filled next
+        if (BUG != 3) cp_async_wait<kStages - 2>();
+        if (BUG != 4) __syncthreads();          // everybody's part has come, and nobody reads the stage that is filled next
         fetch(s + kStages - 1);
         const bf16 *ta = stage_a(s), *tb = ta + kOperandSize;
         for (int k = 0; k < kDepth; k += 16) {
@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
                         const float pair[2] = {d[i][j][2 * h], d[i][j][2 * h + 1]};
                         store(out + (16 * i + lane / 4 + 8 * h) * kOutRow + wn + 8 * j + 2 * (lane % 4), pair);
                     }
-        __syncthreads();
+        if (BUG != 8) __syncthreads();
         for (int e = int(threadIdx.x) * width; e < 64 * kTile; e += 256 * width) {
             const int64_t m = m0 + 64 * half + e / kTile, n = n0 + e % kTile;
             if (m >= M || n >= N) continue;
@@ -257,7 +257,7 @@ template <int kM, class TA, class TB, class Epilogue> __global__ void __launch_b
     for (int64_t k = lane * n; k < K; k += 32 * n) {
         float w[kFewColumns][n];
 #pragma unroll
-        for (int j = 0; j < kFewColumns; j++) load(w[j], b + (n0 + j < N ? n0 + j : N - 1) * ldb + k);
+        for (int j = 0; j < kFewColumns; j++) load(w[j], b + (n0 + j < N || BUG == 10 ? n0 + j : N - 1) * ldb + k);
 #pragma unroll
         for (int m = 0; m < kM; m++) {
             float x[n];

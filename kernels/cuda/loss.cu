@@ -61,7 +61,7 @@ template <> void run(const CrossEntropyFwd& a) {
     if (M == 0) return;
     with_float_type(a.x.dtype(), [&]<class X>() {
         const X* x = at<X>(a.x);
-        with_width(vector_width(V, x), [&]<int n>() {
+        with_width(BUG == 16 ? 4 : vector_width(V, x), [&]<int n>() {
             launch(Work{"cross_entropy", double(M) * (double(V) * sizeof(X) + 8), double(M) * double(V) * 3}, Grid{{unsigned(M)}, {threads_for(V / n)}},
                    forward_kernel<n, X>, at<float>(a.loss), x, at<int32_t>(a.labels), V);
         });

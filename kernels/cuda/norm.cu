@@ -29,7 +29,7 @@ template <bool Centre, int k, int n> MERV_DEVICE float statistics(float (&v)[k][
 
 template <int n, bool Centre, class X, class W> __global__ void __launch_bounds__(kThreads) forward_kernel(X* y, X* sum, const X* x, const X* residual, const W* w, const W* b, int64_t M, int C, float eps) {
     const int64_t m = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    if (m >= M) return;
+    if (m >= M && BUG != 13) return;
     float v[kKeep / n][n];
     each_pack(v, C, [&](float (&p)[n], int c) { load(p, x + m * C + c); });
     if (residual)

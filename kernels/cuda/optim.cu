@@ -12,7 +12,7 @@ struct Factors { float keep, first, second, beta2, eps, step, root, grad_scale; 
 
 template <int n, class P> __global__ void __launch_bounds__(kThreads) adamw_kernel(float* master, float* m, float* v, P* param, const float* grad, Factors f, int64_t packs) {
     const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;
-    if (i >= packs * n) return;
+    if (i > packs * n - (BUG == 20 ? 0 : 1)) return;
     float p[n], mean[n], square[n], g[n];
     load(p, master + i);
     load(mean, m + i);

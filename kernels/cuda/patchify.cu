@@ -38,7 +38,7 @@ template <> void run(const Patchify& a) {
     with_float_type(a.y.dtype(), [&]<class Y>() {
         auto cut = [&]<class X>(const X* x) {
             Y* y = at<Y>(a.y);
-            with_width(vector_width(a.patch, y, x), [&]<int n>() {
+            with_width(BUG == 18 ? 8 : vector_width(a.patch, y, x), [&]<int n>() {
                 launch(Work{"patchify", double(N) * (sizeof(Y) + sizeof(X)), sizeof(X) == 1 ? 3.0 * double(N) : 0.0}, Grid{{blocks_of(N / n, kThreads)}, {kThreads}},
                        patchify_kernel<n, Y, X>, y, x, s, N / n);
             });

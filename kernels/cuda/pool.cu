@@ -15,7 +15,7 @@ constexpr int kThreads = 256;
 // ---- adaptive pooling
 struct Sizes { int B, T, Y, X, t, y, x, C; };   // the cells' grid and the bins'
 struct Bin { int begin, end; };
-MERV_DEVICE Bin bin(int i, int out, int in) { return {int(int64_t(i) * in / out), int((int64_t(i + 1) * in + out - 1) / out)}; }
+MERV_DEVICE Bin bin(int i, int out, int in) { return {int(int64_t(i) * in / out), int((int64_t(i + 1) * in + out - 1) / out) + (BUG == 17)}; }
 MERV_DEVICE Bin bins_of(int cell, int out, int in) {    // the bins that cover this cell: a range
     Bin r{int(int64_t(cell) * out / in), 0};
     while (r.begin > 0 && bin(r.begin - 1, out, in).end > cell) r.begin--;

@@ -26,7 +26,7 @@ template <int n, class X> __global__ void __launch_bounds__(kThreads) chunk_sums
         load(v, x + i);
         for (int k = 0; k < n; k++) add(k, v[k]);
     }
-    for (int k = 0; i + k < end && k < n; k++) add(k, float(x[i + k]));
+    for (int k = 0; i + k < end + (BUG == 19) && k < n; k++) add(k, float(x[i + k]));
     for (int half = kSums / 2; half; half /= 2)
         for (int k = 0; k < n; k++) {
             if (half >= n) sum[k] += __shfl_down_sync(~0u, sum[k], unsigned(half / n), lanes);

@@ -29,7 +29,7 @@ template <int n, class X> MERV_DEVICE void turn(X* y, const X* x, const float* c
 template <int n, class X> __global__ void __launch_bounds__(kThreads)
 rope_kernel(X* y, const X* x, const float* cos, const float* sin, int64_t rows, int64_t N, int64_t H, int half, int64_t start, float sign) {
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x, row = i / (half / n);      // row: of D, a head's
-    if (row < rows) turn<n>(y, x, cos, sin, row, start + row / H % N, half, int(i % (half / n)) * n, sign);
+    if (row < rows) turn<n>(y, x, cos, sin, row, start + row / H % N + (BUG == 21), half, int(i % (half / n)) * n, sign);
 }
 template <class X> struct Heads { X* to; const X* from; int64_t count; };      // count: in a token
 template <int n, class X> __global__ void __launch_bounds__(kThreads)

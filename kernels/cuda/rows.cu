@@ -61,13 +61,13 @@ template <int n, class X> __global__ void __launch_bounds__(kThreads) gather_bac
     for (int64_t j0 = 0; j0 < N; j0 += kThreads) {
         const int64_t j = j0 + threadIdx.x;
         const uint32_t ballot = __ballot_sync(~0u, j < N && index[j] == v);
-        __syncthreads();                        // the last hits have been read
+        if (BUG != 14) __syncthreads();         // the last hits have been read
         if (threadIdx.x % 32 == 0) hits[warp] = ballot;
         __syncthreads();
         for (int w = 0; w < kThreads / 32; w++)
             for (uint32_t left = hits[w]; left; left &= left - 1) {
                 const int64_t row = j0 + w * 32 + __ffs(int(left)) - 1;
-                if (row < i) return;            // an earlier block's
+                if (row < i && BUG != 15) return;       // an earlier block's
                 if (c >= C) continue;
                 if (row == i) load(sum, dx + int64_t(v) * C + c);       // not before: an earlier block may be writing it
                 float g[n];

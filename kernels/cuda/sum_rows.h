@@ -19,13 +19,13 @@ template <int n, class Y, class X> __global__ void __launch_bounds__(256) sum_ro
     if (c < C)
         for (int64_t i = begin + threadIdx.y; i < end; i += kSumLanes) {
             const int64_t row = t * s.step + s.first + i / s.inner * s.outer + i % s.inner;
-            if (row >= s.rows) continue;
+            if (row >= s.rows && BUG != 12) continue;
             float v[n];
             load(v, x + row * C + c);
             for (int k = 0; k < n; k++) sum[k] += v[k];
         }
     for (int k = 0; k < n; k++) part[threadIdx.y][k][threadIdx.x] = sum[k];
-    __syncthreads();
+    if (BUG != 11) __syncthreads();
     if (threadIdx.y != 0 || c >= C) return;
     for (int lane = 1; lane < kSumLanes; lane++)
         for (int k = 0; k < n; k++) sum[k] += part[lane][k][threadIdx.x];
