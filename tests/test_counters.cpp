@@ -1,11 +1,10 @@
 // Counted mode: counters that follow from a kernel's definition, and limits on what the production kernels ask for.
-#include <fstream>
 #include "bench/kernels.h"
 #include "core/check.h"
 #include "kernels/emu/graph.h"
 #include "tests/emu/counted.h"
 #include "tests/emu/programs.h"
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 using namespace merv;
 using namespace merv::test;
@@ -136,6 +135,22 @@ TEST_CASE("counters: what ptxas says is read by name and file") {
     EXPECT(bench::read_ptxas((dir.path / "none").string()).empty());
     std::ofstream(path) << "sm_80 a.cu many\n";
     EXPECT_THROWS_AS(bench::read_ptxas(path), Error);
+}
+
+TEST_CASE("counters: merv-bench prints them") {
+    const Run one = succeeded(run_program(built("merv-bench"), {"ops", "rope", "--device", "emu", "--counters"}));
+    EXPECT_SAYS(one.out, "rope: rope_kernel<8, bf16>, launched at rope.cu:");
+    EXPECT_SAYS(one.out, "| rope | bf16 | 1100x32x128 | `rope_kernel<8, bf16>` |");
+    const Json rows = parse_json(succeeded(run_program(built("merv-bench"), {"ops", "rope", "--device", "emu", "--counters", "-o", "json"})).out, "rows");
+    REQUIRE_EQ(rows.size(), 1u);
+    EXPECT_EQ(rows[0].at("blocks").get<int>(), 1100 * 32 * 64 / 8 / 256);       // a thread turns 8 pairs
+    EXPECT_EQ(rows[0].at("work_bytes").get<double>(), 1100.0 * 32 * 128 * 2 * 2);
+    EXPECT_EQ(rows[0].at("compiled").size(), 2u);
+    for (const Words& wrong : {Words{"ops", "--counters"}, {"peak", "--device", "emu", "--counters"}, {"ops", "rope", "--device", "emu", "--counters", "-o", "csv"}})
+        EXPECT_EQ(run_program(built("merv-bench"), wrong).code, 2);
+    const Run unknown = run_program(built("merv-bench"), {"ops", "ropes", "--device", "emu", "--counters"});
+    EXPECT_EQ(unknown.code, 2);
+    EXPECT_SAYS(unknown.err, "there are linear, linear dx,");
 }
 
 // ---- production kernels
