@@ -221,10 +221,13 @@ void report_kernels(const KernelReport& r) {
     if (r.format != "md" && r.format != "json") fail(Exit::usage, "--counters prints -o md or json, not '", r.format, "'");
     Json rows = Json::array();
     std::string known;
+    std::vector<std::pair<KernelCase, std::vector<emu::Counters>>> all;
     for (const KernelCase& c : kernel_cases()) {
         if (known.find(c.op + ",") == known.npos) known += " " + c.op + ",";
-        if (!r.op.empty() && r.op != c.op) continue;
-        for (const emu::Counters& k : count_scaled(c)) {
+        if (r.op.empty() || r.op == c.op) all.emplace_back(c, count_scaled(c));
+    }
+    for (const auto& [c, launches] : all) {
+        for (const emu::Counters& k : launches) {
             const emu::Traffic g = k.global(), s = k.shared();
             const std::string kernel = k.kernel(), file = std::string(k.site.file).substr(std::string(k.site.file).rfind('/') + 1);
             Json row{{"op", c.op}, {"file", file}, {"type", name_of(c.dtype)}, {"shape", joined(c.shape)}, {"counted", joined(c.counted)}, {"kernel", kernel}, {"blocks", k.blocks}, {"threads", k.threads}, {"dynamic_shared", k.dynamic_shared},

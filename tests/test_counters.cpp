@@ -211,9 +211,11 @@ TEST_CASE("counters: production kernels keep their limits") {
         {"linear", "plain_product", 0.06, "an operand along k is turned while stored: k and k + 8 meet in a bank. 1 of 18 wavefronts, bound by FP32"},
     }};
     const std::vector<bench::Compiled> compiled = bench::read_ptxas("bench/ptxas.txt");
-    for (const bench::KernelCase& c : bench::kernel_cases()) {
+    std::vector<std::pair<bench::KernelCase, std::vector<emu::Counters>>> all;
+    for (const bench::KernelCase& c : bench::kernel_cases()) all.emplace_back(c, bench::count(c));
+    for (const auto& [c, launches] : all) {
         const std::string type = name_of(c.dtype);
-        for (const emu::Counters& k : bench::count(c)) {
+        for (const emu::Counters& k : launches) {
             const std::string op = c.op + " " + type, kernel = k.kernel();
             const emu::Traffic shared = k.shared();
             EXPECT_MESSAGE(k.bytes > 0, op, ": ", kernel, " does not say what an ideal kernel would move");

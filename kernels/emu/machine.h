@@ -146,6 +146,7 @@ void acquire_clocks(const void* p);
 // ---- count.cpp; called for counted launches only, but for the first three
 bool counting();
 bool note_dry();                                // whether the launch is only to be noted
+std::vector<const void*> counted_kernels();     // so far, in this program
 void begin_counts();                            // of the launch
 void begin_counts(Block&);
 void end_counts(Block&);
