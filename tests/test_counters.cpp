@@ -215,7 +215,6 @@ TEST_CASE("counters: production kernels keep their limits") {
         {"gather_rows backward", "", 1.13, "each row's block looks through the indices"},
         {"add_rows", "add_rows_kernel", 4 / 3.0 + 1e-9, "the table " + again + ": (2 + 1) / 2, of which Work knows a quarter"},
     }}, conflicts{"share of wavefronts that are bank conflicts:", 0, {
-        {"linear", "plain_product", 0.06, "an operand along k is turned while stored: k and k + 8 meet in a bank. 1 of 18 wavefronts, bound by FP32"},
     }};
     const std::vector<bench::Compiled> compiled = bench::read_ptxas("bench/ptxas.txt");
     std::vector<std::pair<bench::KernelCase, std::vector<emu::Counters>>> all;
