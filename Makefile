@@ -135,7 +135,7 @@ sed -E 's/\(anonymous namespace\)::|_GLOBAL__N__[0-9A-Za-z_]*::|merv::|kernels::
 endef
 bench/ptxas.txt: $(CUBINS) ; @$(call ptxas_lines,$(CUBINS:.cubin=.log)) > $@
 kernel-report: $(B)/bin/merv-bench
-	@if command -v $(NVCC) >/dev/null; then $(MAKE) --no-print-directory cuda-check bench/ptxas.txt; else echo "no $(NVCC): bench/ptxas.txt stays as it is" >&2; fi
+	@if command -v $(NVCC) >/dev/null; then $(MAKE) --no-print-directory cuda-check && $(MAKE) --no-print-directory bench/ptxas.txt; else echo "no $(NVCC): bench/ptxas.txt stays as it is" >&2; fi
 	@$(B)/bin/merv-bench ops --device emu --counters > docs/kernels.md.new && mv docs/kernels.md.new docs/kernels.md
 
 size: ; @tests/size.sh

@@ -7,8 +7,8 @@
 
 namespace merv::bench {
 
-// Sources. SMs, clocks, DRAM and tensor peaks of the A100: data sheet, SXM 80 GB. H100, H200: measured copy and 8192^3 product
-// (docs/performance.md's ceilings; 3.35 and 4.8 TB/s, 989 TFLOP/s on the data sheet) at the clock seen with it. fp32: 2 flops x
+// Sources. SMs, clocks, DRAM and tensor peaks of the A100: data sheet, SXM 80 GB. H100, H200: a copy and a product of 8192^3 as
+// measured on one SXM card each (3.35 and 4.8 TB/s, 989 TFLOP/s on the data sheet), at the clock seen with them. fp32: 2 flops x
 // 128 lanes x SMs x clock (64 lanes on the A100). L2: 5120 bytes per clock (A100 white paper); H100's is not published, 5.5 TB/s
 // is an assumption. Limits per SM: CUDA programming guide, table of compute capabilities 8.0 and 9.0.
 const std::vector<Gpu>& gpus() {

@@ -1,6 +1,7 @@
 #include "bench/kernels.h"
 #include <algorithm>
 #include <cstdio>
+#include <set>
 #include <nlohmann/json.hpp>
 #include "core/rng.h"
 #include "kernels/elementwise.h"
@@ -220,13 +221,16 @@ void report_kernels(const KernelReport& r) {
     if (r.format != "md" && r.format != "json") fail(Exit::usage, "--counters prints -o md or json, not '", r.format, "'");
     Json rows = Json::array();
     std::string known;
+    std::vector<std::pair<KernelCase, std::vector<emu::Counters>>> all;
     for (const KernelCase& c : kernel_cases()) {
         if (known.find(c.op + ",") == known.npos) known += " " + c.op + ",";
-        if (!r.op.empty() && r.op != c.op) continue;
-        for (const emu::Counters& k : count_scaled(c)) {
+        if (r.op.empty() || r.op == c.op) all.emplace_back(c, count_scaled(c));
+    }
+    for (const auto& [c, launches] : all) {
+        for (const emu::Counters& k : launches) {
             const emu::Traffic g = k.global(), s = k.shared();
             const std::string kernel = k.kernel(), file = std::string(k.site.file).substr(std::string(k.site.file).rfind('/') + 1);
-            Json row{{"op", c.op}, {"type", name_of(c.dtype)}, {"shape", joined(c.shape)}, {"counted", joined(c.counted)}, {"kernel", kernel}, {"blocks", k.blocks}, {"threads", k.threads}, {"dynamic_shared", k.dynamic_shared},
+            Json row{{"op", c.op}, {"file", file}, {"type", name_of(c.dtype)}, {"shape", joined(c.shape)}, {"counted", joined(c.counted)}, {"kernel", kernel}, {"blocks", k.blocks}, {"threads", k.threads}, {"dynamic_shared", k.dynamic_shared},
                      {"work_bytes", k.bytes}, {"work_flops", k.flops}, {"requests", g.requests}, {"sectors", g.sectors}, {"ideal_sectors", g.ideal_sectors}, {"unique_bytes", k.unique_read + k.unique_written},
                      {"wavefronts", s.wavefronts}, {"bank_conflicts", s.bank_conflicts()}, {"mma", k[emu::Counted::mma].requests + k[emu::Counted::wgmma].requests}, {"tensor_flops", k.tensor_flops},
                      {"shuffles", k[emu::Counted::shuffle].requests}, {"special", k[emu::Counted::special].requests}, {"barriers", k[emu::Counted::barrier].requests}};
@@ -256,40 +260,60 @@ void report_kernels(const KernelReport& r) {
 Made by `make kernel-report` (nvcc for registers, the emulator for the rest; no GPU takes part). docs/emulator.md says how counting works.
 
 * shape: MERV's; counters come from a smaller one of the same kernel and are multiplied by the number of blocks.
-* registers, spills: ptxas', per thread and bytes of spill stores and loads, for sm_80 / sm_90a. **Exact.**
+* shared memory: bytes of a block, static and dynamic. registers, spills: ptxas', per thread, and bytes of spill stores and loads. **Exact.**
 * occupancy: share of the warps an SM can hold, and what limits it, by the formula in bench/gpus.cpp. **Exact**, for what ptxas says.
-* sectors / ideal: 32-byte sectors of all requests, over what their bytes would fill: 1.00 is perfectly coalesced. **Exact** for the accesses g++ leaves.
-* bytes / Work's: different bytes of global memory touched, over what an ideal kernel moves. **Exact.**
-* bank conflicts: their share of the shared-memory wavefronts. **Exact**, but wide accesses follow a model (2 and 4 phases).
-* tensor work useful: flops of the op over flops issued to tensor cores; the rest is padding of tiles. **Exact.**
-* predicted: for %s, the longest of what DRAM, L2, tensor cores, FP32 units, shared memory, L1 and MUFU need at their peaks, each perfectly
+* requests, sectors: of warps to global memory, and 32-byte sectors of all requests; of ideal: over what their bytes would fill, 1.00 is perfectly
+  coalesced. **Exact** for the accesses g++ leaves.
+* bytes of Work's: different bytes of global memory touched, over what an ideal kernel moves. **Exact.**
+* wavefronts: of shared memory, and the share that are bank conflicts. **Exact**, but wide accesses follow a model (2 and 4 phases).
+* mma: instructions; useful: flops of the op over flops issued to tensor cores, the rest is padding of tiles. **Exact.**
+* special: instructions of warps that call expf, tanhf, ..; shuffles: likewise. **Exact** as requests are.
+* us: a predicted time for %s, the longest of what DRAM, L2, tensor cores, FP32 units, shared memory, L1 and MUFU need at their peaks, each perfectly
   overlapped with the others. **A model**, never compared with a card: no latency, no instruction issue, no launch; a kernel takes longer.
 
 )", [] { std::string all; for (const Gpu& g : gpus()) all += (all.empty() ? "" : " / ") + g.name; return all; }().c_str());
     if (compiled.empty()) std::printf("Registers, spills and occupancy are not known: there is no %s, which `make kernel-report` writes with nvcc.\n\n", r.ptxas.c_str());
-    std::printf("| op | type | shape | kernel | registers, spills | occupancy | sectors / ideal | bytes / Work's | bank conflicts | tensor work useful | predicted us |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+    auto text = [](const char* format, auto... v) {
+        char cell[128];
+        std::snprintf(cell, sizeof cell, format, v...);
+        return std::string(cell);
+    };
+    auto print = [](const std::vector<std::string>& cells) {
+        for (const std::string& c : cells) std::printf("| %s ", c.c_str());
+        std::printf("|\n");
+    };
+    const std::vector<std::string> archs = {"sm_80", "sm_90a"};
+    std::printf("| kernel | threads | shared memory |");
+    for (const std::string& a : archs) std::printf(" registers, %s | spills | occupancy |", a.c_str());
+    std::printf("\n|---|---|---|---|---|---|---|---|---|\n");
+    std::set<std::string> printed;
+    for (const Json& row : rows) {
+        const std::string kernel = row.at("file").get<std::string>() + " `" + row.at("kernel").get<std::string>() + "`";
+        if (!printed.insert(concat(kernel, row.at("threads").get<int>())).second) continue;
+        std::vector<std::string> cells = {kernel, text("%d", row.at("threads").get<int>()), text("%d", row.at("dynamic_shared").get<int>())};
+        for (const std::string& a : archs) {
+            if (!row.contains("compiled") || !row["compiled"].contains(a)) { cells.insert(cells.end(), {"-", "-", "-"}); continue; }
+            const Json& c = row["compiled"][a];
+            if (a == archs[0]) cells[2] = text("%d", row.at("dynamic_shared").get<int>() + c["static_shared"].get<int>());
+            cells.push_back(text("%d", c["registers"].get<int>()));
+            cells.push_back(text("%d", c["spill_bytes"].get<int>()));
+            cells.push_back(text("%.0f %%, %s", 100 * c["occupancy"].get<double>(), c["limiter"].get<std::string>().c_str()));
+        }
+        print(cells);
+    }
+
+    std::printf("\n| op | type | shape | kernel | requests | sectors | of ideal | bytes of Work's | wavefronts | conflicts | mma | useful | special | shuffles |");
+    for (const Gpu& g : gpus()) std::printf(" %s us |", g.name.c_str());
+    std::printf("\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (const Json& row : rows) {
         auto number = [&](const char* name) { return row.at(name).get<double>(); };
-        auto cell = [](const char* format, auto... v) {
-            char text[96];
-            std::snprintf(text, sizeof text, format, v...);
-            return std::string(text);
-        };
-        std::string registers = "-", occupied = "-", times;
-        if (row.contains("compiled")) {
-            registers.clear(), occupied.clear();
-            for (const auto& [arch, c] : row["compiled"].items()) {
-                registers += cell("%s%d, %d", registers.empty() ? "" : " / ", c["registers"].get<int>(), c["spill_bytes"].get<int>());
-                occupied += cell("%s%.0f %% (%s)", occupied.empty() ? "" : " / ", 100 * c["occupancy"].get<double>(), c["limiter"].get<std::string>().c_str());
-            }
-        }
-        for (const auto& [gpu, p] : row["predicted"].items()) times += cell("%s%.1f %s", times.empty() ? "" : " / ", p["us"].get<double>(), p["limiter"].get<std::string>().c_str());
-        const std::string text[] = {row["op"], row["type"], row["shape"], "`" + row["kernel"].get<std::string>() + "`", registers, occupied, cell("%.2f", number("sectors") / std::max(1.0, number("ideal_sectors"))),
-                                    number("work_bytes") > 0 ? cell("%.2f", number("unique_bytes") / number("work_bytes")) : "-",
-                                    number("wavefronts") > 0 ? cell("%.1f %%", 100 * number("bank_conflicts") / number("wavefronts")) : "-",
-                                    number("tensor_flops") > 0 ? cell("%.0f %%", 100 * number("work_flops") / number("tensor_flops")) : "-", times};
-        for (const std::string& t : text) std::printf("| %s ", t.c_str());
-        std::printf("|\n");
+        auto amount = [&](const char* name) { return text("%.0f", number(name)); };
+        auto ratio = [&](const char* format, double scale, const char* of, const char* to) { return number(to) > 0 ? text(format, scale * number(of) / number(to)) : "-"; };
+        std::vector<std::string> cells = {row["op"], row["type"], row["shape"], "`" + row["kernel"].get<std::string>() + "`", amount("requests"), amount("sectors"), ratio("%.2f", 1, "sectors", "ideal_sectors"),
+                                          ratio("%.2f", 1, "unique_bytes", "work_bytes"), amount("wavefronts"), ratio("%.1f %%", 100, "bank_conflicts", "wavefronts"), amount("mma"),
+                                          ratio("%.0f %%", 100, "work_flops", "tensor_flops"), amount("special"), amount("shuffles")};
+        for (const auto& [gpu, p] : row["predicted"].items()) cells.push_back(text("%.1f, %s", p["us"].get<double>(), p["limiter"].get<std::string>().c_str()));
+        print(cells);
     }
 }
 

@@ -1,9 +1,10 @@
 // Counted mode: counters that follow from a kernel's definition, and limits on what the production kernels ask for.
-#include <map>
 #include "bench/kernels.h"
+#include "core/check.h"
+#include "kernels/emu/graph.h"
 #include "tests/emu/counted.h"
 #include "tests/emu/programs.h"
-#include "tests/test.h"
+#include "tests/run_program.h"
 
 using namespace merv;
 using namespace merv::test;
@@ -36,13 +37,127 @@ TEST_CASE("counters: random kernels count as a warp with masks does") {
     EXPECT_LE(counted > expected ? counted - expected : expected - counted, expected / 100);
 }
 
+// Blocks are any addresses; edges are added in another order than the blocks' own.
+TEST_CASE("counters: lanes go on in the order of a structured program") {
+    const char blocks[16] = {};
+    emu::Graph g;
+    uint32_t n[10] = {};
+    for (int i : {3, 9, 1, 7, 2, 4, 8, 5, 6}) n[i] = g.node(blocks + i);
+    auto edges = [&](std::initializer_list<std::pair<int, int>> all) { for (auto [from, to] : all) g.edge(n[from], n[to]); };
+    // 1: if 2 else 3; 4: a loop of 5, an inner loop 6, and 7; its body goes back from 5 and from 7, and leaves from 6 to 8; 9 is another function
+    edges({{0, 1}, {0, 9}, {1, 3}, {3, 4}, {1, 2}, {2, 4}, {4, 5}, {5, 4}, {5, 6}, {6, 6}, {6, 8}, {6, 7}, {7, 4}, {4, 8}});
+    g.order();
+    auto before = [&](int a, int b) { return g.position(n[a]) < g.position(n[b]); };
+    for (auto [a, b] : {std::pair{1, 2}, {1, 3}, {2, 4}, {3, 4}, {4, 5}, {5, 6}, {6, 7}, {6, 8}, {7, 8}}) EXPECT_MESSAGE(before(a, b), a, " before ", b);
+    EXPECT_GT(g.position(n[5], n[4]), g.position(n[7]));    // who goes back early waits for those in the body
+    EXPECT_EQ(g.position(n[5], n[4]), g.position(n[7], n[4]));
+    EXPECT_LT(g.position(n[5], n[4]), g.position(n[8]));
+    EXPECT_GT(g.position(n[6], n[6]), g.position(n[6]));    // so in the inner loop, whose end comes before 7
+    EXPECT_LT(g.position(n[6], n[6]), g.position(n[7]));
+    EXPECT_EQ(g.position(n[2], n[4]), g.position(n[4]));    // from outside: the head itself
+    EXPECT_EQ(g.node(blocks + 6), n[6]);
+}
+
+// Wrong programs too: they are reported as in fast mode, and whatever they did is counted without harm.
 TEST_CASE("counters: counting changes no result") {
     for (const Program& p : emu_counted::programs()) {
-        if (!p.in_checked.empty() || !p.in_fast.empty()) continue;
         emu::Count counted;
-        EXPECT_MESSAGE(p.run(), p.name);
+        emu::Collect collected;
+        const bool values = p.run();
+        std::string kinds;
+        for (const emu::Report& r : collected.reports) kinds += r.kind + ": " + r.text + "\n";
+        const bool reported = std::any_of(collected.reports.begin(), collected.reports.end(), [&](const emu::Report& r) { return contains(p.in_fast, r.kind); });
+        EXPECT_MESSAGE(reported == !p.in_fast.empty(), p.name, " wants '", p.in_fast, "', got: ", kinds);
+        if (!p.in_checked.empty() || !p.in_fast.empty()) continue;
+        EXPECT_MESSAGE(values, p.name);
         EXPECT_FALSE(counted.launches.empty());
     }
+}
+
+TEST_CASE("counters: occupancy is what registers, threads and shared memory leave") {
+    const bench::Gpu &a100 = bench::gpus()[0], &h100 = bench::gpus()[1];
+    auto expect = [](const bench::Gpu& g, int registers, int static_shared, int threads, size_t dynamic_shared, int blocks, const char* limiter) {
+        const bench::Occupancy o = bench::occupancy(g, {.registers = registers, .shared = static_shared}, threads, dynamic_shared);
+        EXPECT_EQ(o.blocks, blocks);
+        EXPECT_EQ(o.limiter, limiter);
+        EXPECT_EQ(o.share, doctest::Approx(blocks * double((threads + 31) / 32) / 64));
+    };
+    expect(a100, 32, 0, 1024, 0, 2, "threads");             // 2048 / 1024; 65536 / (32 x 1024) registers would do
+    expect(a100, 32, 0, 32, 0, 32, "blocks");
+    expect(a100, 64, 0, 128, 0, 8, "registers");            // 2048 per warp: 8 warps per file, 32 in all, 4 to a block
+    expect(a100, 65, 0, 128, 0, 7, "registers");            // 2080 go up to 2304: 7 warps per file, 28 in all
+    expect(a100, 255, 0, 256, 0, 1, "registers");           // 8160 go up to 8192: 2 warps per file
+    expect(a100, 168, 0, 384, 0, 1, "registers");           // 5376: 3 warps per file, 12 in all
+    expect(a100, 32, 0, 128, 80 << 10, 2, "shared memory"); // 164 KB / 81 KB
+    expect(a100, 32, 1 << 10, 128, 80 << 10, 2, "shared memory");       // 82 KB, twice exactly
+    expect(a100, 32, 1025, 128, 80 << 10, 1, "shared memory");
+    expect(h100, 32, 0, 128, 227 << 10, 1, "shared memory");
+    expect(h100, 32, 0, 128, 75 << 10, 3, "shared memory"); // 228 KB / 76 KB
+    expect(h100, 32, 0, 48, 0, 32, "threads");              // 2 warps each: as many as blocks allow
+}
+
+TEST_CASE("counters: a prediction is the longest of what is needed") {
+    bench::Gpu g{"", "", 10, 1e9, 1e12, 2e12, 1e14, 1e13, 0, 0, 0};
+    emu::Counters c;
+    c.blocks = 15;                              // the busiest of 10 SMs has 2
+    auto expect = [&](double seconds, const char* limiter) {
+        const bench::Prediction p = bench::predict(g, c);
+        EXPECT_EQ(p.seconds, doctest::Approx(seconds));
+        EXPECT_EQ(p.limiter, limiter);
+    };
+    c.unique_sectors = 1000000;
+    expect(32e6 / 1e12, "DRAM");
+    c.block_sectors = 3000000;
+    expect(96e6 / 2e12, "L2");
+    c.total[size_t(emu::Counted::shared_load)].wavefronts = 450000;
+    expect(60000 / 1e9, "shared memory");       // 2 / 15 of them; the L1 needs as long
+    c.total[size_t(emu::Counted::global_load)].sectors = 600000;
+    expect(80000 / 1e9, "L1");                  // and 2 / 15 of 600000 / 4
+    c.total[size_t(emu::Counted::special)].requests = 375000;
+    expect(100000 / 1e9, "MUFU");               // 2 clocks each
+    c.flops = 9e9;
+    expect(1.2e9 / 1e12, "FP32");               // 2 / 15 at an SM's 1e12
+    c.tensor_flops = 1.5e11;
+    expect(2e10 / 1e13, "tensor cores");
+
+    emu::Counters full = c;
+    c.bytes = 100, full.bytes = 300, full.blocks = 30;
+    const emu::Counters scaled = bench::scaled(c, full);
+    EXPECT_EQ(scaled.unique_sectors, 3000000u);
+    EXPECT_EQ(scaled.block_sectors, 6000000u);
+    EXPECT_EQ(scaled[emu::Counted::special].requests, 750000u);
+    EXPECT_EQ(scaled.tensor_flops, 3e11);
+}
+
+TEST_CASE("counters: what ptxas says is read by name and file") {
+    const TempDir dir;
+    const std::string path = (dir.path / "ptxas.txt").string();
+    std::ofstream(path) << "# a comment\nsm_80 a.cu 40 128 16 8 12 k<1, bf16>\nsm_80 b.cu 41 0 0 0 0 k<1, bf16>\nsm_90a a.cu 42 0 0 0 0 k<1, bf16>\n";
+    const std::vector<bench::Compiled> all = bench::read_ptxas(path);
+    EXPECT_EQ(bench::find(all, "sm_80", "k<1, bf16>", "a.cu")->registers, 40);
+    EXPECT_EQ(bench::find(all, "sm_80", "k<1, bf16>", "b.cu")->registers, 41);
+    EXPECT_EQ(bench::find(all, "sm_90a", "k<1, bf16>", "header.h")->registers, 42);
+    EXPECT_EQ(bench::find(all, "sm_80", "k<1, bf16>", "a.cu")->spill_loads, 12);
+    EXPECT_FALSE(bench::find(all, "sm_80", "k<2, bf16>", "a.cu"));
+    EXPECT(bench::read_ptxas((dir.path / "none").string()).empty());
+    std::ofstream(path) << "sm_80 a.cu many\n";
+    EXPECT_THROWS_AS(bench::read_ptxas(path), Error);
+}
+
+TEST_CASE("counters: merv-bench prints them") {
+    const Run one = succeeded(run_program(built("merv-bench"), {"ops", "rope", "--device", "emu", "--counters"}));
+    EXPECT_SAYS(one.out, "rope: rope_kernel<8, bf16>, launched at rope.cu:");
+    EXPECT_SAYS(one.out, "| rope | bf16 | 1100x32x128 | `rope_kernel<8, bf16>` |");
+    const Json rows = parse_json(succeeded(run_program(built("merv-bench"), {"ops", "rope", "--device", "emu", "--counters", "-o", "json"})).out, "rows");
+    REQUIRE_EQ(rows.size(), 1u);
+    EXPECT_EQ(rows[0].at("blocks").get<int>(), 1100 * 32 * 64 / 8 / 256);       // a thread turns 8 pairs
+    EXPECT_EQ(rows[0].at("work_bytes").get<double>(), 1100.0 * 32 * 128 * 2 * 2);
+    EXPECT_EQ(rows[0].at("compiled").size(), 2u);
+    for (const Words& wrong : {Words{"ops", "--counters"}, {"peak", "--device", "emu", "--counters"}, {"ops", "rope", "--device", "emu", "--counters", "-o", "csv"}})
+        EXPECT_EQ(run_program(built("merv-bench"), wrong).code, 2);
+    const Run unknown = run_program(built("merv-bench"), {"ops", "ropes", "--device", "emu", "--counters"});
+    EXPECT_EQ(unknown.code, 2);
+    EXPECT_SAYS(unknown.err, "there are linear, linear dx,");
 }
 
 // ---- production kernels
@@ -100,15 +215,18 @@ TEST_CASE("counters: production kernels keep their limits") {
         {"gather_rows backward", "", 1.13, "each row's block looks through the indices"},
         {"add_rows", "add_rows_kernel", 4 / 3.0 + 1e-9, "the table " + again + ": (2 + 1) / 2, of which Work knows a quarter"},
     }}, conflicts{"share of wavefronts that are bank conflicts:", 0, {
-        {"linear", "plain_product", 0.06, "an operand along k is turned while stored: k and k + 8 meet in a bank. 1 of 18 wavefronts, bound by FP32"},
     }};
-    for (const bench::KernelCase& c : bench::kernel_cases()) {
+    const std::vector<bench::Compiled> compiled = bench::read_ptxas("bench/ptxas.txt");
+    std::vector<std::pair<bench::KernelCase, std::vector<emu::Counters>>> all;
+    for (const bench::KernelCase& c : bench::kernel_cases()) all.emplace_back(c, bench::count(c));
+    for (const auto& [c, launches] : all) {
         const std::string type = name_of(c.dtype);
-        for (const emu::Counters& k : bench::count(c)) {
+        for (const emu::Counters& k : launches) {
             const std::string op = c.op + " " + type, kernel = k.kernel();
             const emu::Traffic shared = k.shared();
             EXPECT_MESSAGE(k.bytes > 0, op, ": ", kernel, " does not say what an ideal kernel would move");
             EXPECT_MESSAGE(k.global().requests > 0, op, ": ", kernel, " was not counted");
+            EXPECT_MESSAGE(bench::find(compiled, "sm_80", kernel, ""), op, ": bench/ptxas.txt does not know ", kernel, "; make kernel-report writes it, with nvcc");
             conflicts.check(op, kernel, shared.wavefronts ? double(shared.bank_conflicts()) / double(shared.wavefronts) : 0);
             if (k.tensor_flops > 0) {           // blocks of 128 x 128, steps of 32
                 auto up = [](int64_t n, int64_t to) { return double((n + to - 1) / to * to); };

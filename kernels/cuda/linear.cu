@@ -114,8 +114,9 @@ template <class T> struct Operand {
 constexpr int kPlain = 64, kPlainDepth = 16;    // outputs of a block's side, and k per step; 256 threads have 4 x 4 outputs each
 
 template <class T> MERV_DEVICE void fill_plain(float (&tile)[kPlainDepth][kPlain + 4], const Operand<T>& o, int64_t first, int64_t count, int64_t k0, int64_t K) {
+    constexpr int run = 32 / int(sizeof(T));    // of elements along k by neighbouring threads: a sector. For f32 no two threads then meet in a bank
     for (int e = int(threadIdx.x); e < kPlain * kPlainDepth; e += 256) {
-        const int i = o.along_k ? e / kPlainDepth : e % kPlain, k = o.along_k ? e % kPlainDepth : e / kPlain;
+        const int i = o.along_k ? e / run % kPlain : e % kPlain, k = o.along_k ? e % run + e / (run * kPlain) * run : e / kPlain;
         const bool inside = first + i < count && k0 + k < K;
         tile[k][i] = inside ? float(o.along_k ? o.at[(first + i) * o.ld + k0 + k] : o.at[(k0 + k) * o.ld + first + i]) : 0.0f;
     }

@@ -239,8 +239,7 @@ unsigned live_lanes(const Block& b, int warp) {
 
 bool counting() { return launched->mode == Mode::counted; }
 
-namespace {
-Counters of_launch() {
+static Counters of_launch() {
     Counters c;
     c.name = launched->name, c.bytes = launched->bytes, c.flops = launched->flops, c.site = launched->site;
     c.blocks = uint64_t(launched->grid.x) * launched->grid.y * launched->grid.z;
@@ -248,13 +247,17 @@ Counters of_launch() {
     c.dynamic_shared = launched->smem, c.function = launched->function;
     return c;
 }
-}
 bool note_dry() {
     if (!scope || !scope->dry) return false;
     scope->launches.push_back(of_launch());
     return true;
 }
 
+std::vector<const void*> counted_kernels() {
+    std::vector<const void*> all;
+    for (const auto& [kernel, g] : graphs) all.push_back(kernel);
+    return all;
+}
 void begin_counts() {
     counters = of_launch();
     rows.clear(), touched.clear();
@@ -293,7 +296,7 @@ void count_access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where
     if (!nothing && ((!shared && p.kind != Place::global) || address < p.begin || address + bytes > p.end)) return;      // a constant, or a fault
     const int place = shared && !nothing ? int(Counted::shared_load) : int(Counted::global_load);
     const Counted what = Counted(place + (kind & kCopy ? 3 : kind & kAtomic ? 2 : kind & kWrite ? 1 : 0));
-    if (kind & (kCopy | kAtomic)) return push({address, where, Step::access, what, uint8_t(bytes)});
+    if (kind & (kCopy | kAtomic)) return push({address, where, Step::access, what, uint8_t(bytes)});      // of nothing too: lanes must take the same steps
     while (bytes) {                             // instructions move 16 bytes at most
         size_t n = std::min<size_t>(16, std::bit_floor(bytes));
         while (address % n) n /= 2;
@@ -320,12 +323,18 @@ void count_warp(WarpOp op, unsigned mask, Thread* const (&lanes)[32], Site site)
     }
     row(names[int(op)], where_is(site), op == WarpOp::ldmatrix ? 16 : 0) += one;
 }
-void count_barrier(const std::vector<Thread*>& together, Site site) {
+static unsigned warps_of(const std::vector<Thread*>& threads) {
     unsigned warps = 0;
-    for (const Thread* t : together) warps |= 1u << t->number / 32;
+    for (const Thread* t : threads) warps |= 1u << t->number / 32;
+    return warps;
+}
+void count_together(const std::vector<Thread*>& threads) {
+    for (unsigned warps = warps_of(threads); warps; warps &= warps - 1) replay(*current->block, std::countr_zero(warps));
+}
+void count_barrier(const std::vector<Thread*>& waiting, Site site) {
+    count_together(waiting);
     Traffic& to = row(Counted::barrier, where_is(site), 0);
-    for (; warps; warps &= warps - 1, to.requests++) replay(*current->block, std::countr_zero(warps));
-    to.lanes += together.size();
+    to.requests += unsigned(std::popcount(warps_of(waiting))), to.lanes += waiting.size();
 }
 
 // The hooks for wgmma and TMA. Their tiles are conflict-free by layout, so shared memory moves 128 bytes per wavefront.

@@ -36,7 +36,12 @@ std::string without_namespaces(std::string name) {
     for (size_t at; (at = name.find("_GLOBAL__N_")) != name.npos;) name.erase(at, name.find("::", at) + 2 - at);      // nvcc's anonymous one
     return name.substr(0, name.find('('));
 }
-std::string Counters::kernel() const { return without_namespaces(sources({static_cast<const char*>(function) + 1})[0].function); }
+std::string Counters::kernel() const {
+    auto inside = [](const void* f) { return static_cast<const void*>(static_cast<const char*>(f) + 1); };
+    std::vector<const void*> all = {inside(function)};
+    for (const void* k : counted_kernels()) all.push_back(inside(k));       // one run of addr2line for all
+    return without_namespaces(sources(all)[0].function);
+}
 
 std::vector<LineCounters> Counters::lines() const {
     prepare_place_names([&] {

@@ -146,6 +146,7 @@ void acquire_clocks(const void* p);
 // ---- count.cpp; called for counted launches only, but for the first three
 bool counting();
 bool note_dry();                                // whether the launch is only to be noted
+std::vector<const void*> counted_kernels();     // so far, in this program
 void begin_counts();                            // of the launch
 void begin_counts(Block&);
 void end_counts(Block&);
@@ -153,8 +154,9 @@ void end_counts();
 void count_access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where);
 void count_warp(WarpOp, unsigned mask, Thread* const (&lanes)[32], Site);       // a warp operation, when its last lane has come
 void count_barrier(const std::vector<Thread*>& waiting, Site);                  // likewise
-void count_tensor(Counted what, double flops, size_t shared_bytes, Site);       // of a warp or warpgroup: mma and operands read from shared memory
-void count_bulk(uintptr_t global, size_t bytes, bool store, Site);              // a row of a TMA copy
+void count_together(const std::vector<Thread*>&);                               // whole warps that stand together: what they did is replayed and forgotten
+void count_tensor(Counted what, double flops, size_t shared_bytes, Site);       // a wgmma: once per warpgroup; operands it reads from shared memory
+void count_bulk(uintptr_t global, size_t bytes, bool store, Site);              // a row of a TMA copy; its other end by count_wavefronts
 void count_wavefronts(Counted what, size_t bytes, Site);                        // conflict-free, 128 bytes each
 
 }

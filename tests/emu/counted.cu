@@ -2,6 +2,7 @@
 // 32 banks of 4 bytes, 64- and 128-bit shared accesses in 2 and 4 phases.
 #ifdef MERV_EMU_COUNTED
 #include "tests/emu/counted.h"
+#include "kernels/emu/machine.h"
 #include "kernels/gpu.h"
 #include "tests/emu/programs.h"
 
@@ -379,6 +380,25 @@ void arithmetic() {
     expect("a sum over a warp: 5 shuffles each", double(c[Counted::shuffle].requests), 2 * 5);
 }
 
+// ---- what wgmma and TMA will report: here a thread does, in their place
+__global__ void reports(const float* x) {
+    if (threadIdx.x) return;
+    emu::count_tensor(Counted::wgmma, 2.0 * 64 * 128 * 16, (64 + 128) * 16 * 2, emu::Site::here());
+    emu::count_bulk(uintptr_t(x + 1), 128, false, emu::Site::here());
+    emu::count_wavefronts(Counted::shared_copy, 128, emu::Site::here());
+}
+void hooks() {
+    const Buffer<float> x = ones(64);
+    const Counters c = run({{2}, {128}}, reports, x.get());
+    expect("wgmma: one per block", double(c[Counted::wgmma].requests), 2);
+    expect("wgmma: flops of 64 x 128 x 16", c.tensor_flops, 2 * 2.0 * 64 * 128 * 16);
+    expect("wgmma: 6144 bytes of operands, 128 per wavefront", double(c[Counted::wgmma].wavefronts), 2 * 48);
+    expect("TMA: 128 bytes from an odd float on", double(c[Counted::global_copy].sectors), 2 * 5);
+    expect("TMA: of which 4 would do", double(c[Counted::global_copy].ideal_sectors), 2 * 4);
+    expect("TMA: 128 bytes of shared memory", double(c[Counted::shared_copy].wavefronts), 2);
+    expect("TMA: unique bytes", double(c.unique_read), 128);
+}
+
 // ---- by line
 void by_line() {
     const Buffer<float> x = ones(64 * 64), y(64 * 64);
@@ -402,6 +422,7 @@ std::vector<Known> known_counters() {
     shared_memory();
     divergence();
     arithmetic();
+    hooks();
     by_line();
     return all;
 }
