@@ -7,9 +7,14 @@ using namespace merv;
 using namespace merv::test;
 
 namespace merv::test {
-namespace emu_fast { std::vector<Program> programs(); }
-namespace emu_checked { std::vector<Program> programs(); }
-std::vector<Program> programs(emu::Mode mode) { return mode == emu::Mode::fast ? emu_fast::programs() : emu_checked::programs(); }
+namespace emu_fast { std::vector<Program> programs(), hopper_programs(); }
+namespace emu_checked { std::vector<Program> programs(), hopper_programs(); }
+std::vector<Program> programs(emu::Mode mode) {
+    const bool fast = mode == emu::Mode::fast;
+    std::vector<Program> all = fast ? emu_fast::programs() : emu_checked::programs();
+    for (Program& p : fast ? emu_fast::hopper_programs() : emu_checked::hopper_programs()) all.push_back(std::move(p));
+    return all;
+}
 }
 
 namespace {
