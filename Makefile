@@ -99,6 +99,10 @@ link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@
 $(B)/core/version.o: CPPFLAGS += -DMERV_COMMIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
+# Copies of the layout functions with one mistake each, which the comparison with CuTe has to notice
+$(B)/tests/emu/layout_mutants.h: tests/emu/mutate_layout.sh kernels/emu/layout.h tests/emu/layout_mutations.txt ; @mkdir -p $(@D) ; $^ > $@
+$(B)/tests/test_layouts.o: $(B)/tests/emu/layout_mutants.h
+$(B)/tests/test_layouts.o: CPPFLAGS += -I$(B)
 $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 -include $(shell find $(B) -name '*.d' $(if $(SAN),,-not -path '*-*/*') 2>/dev/null)
 

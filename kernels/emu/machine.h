@@ -109,6 +109,7 @@ struct MBarrier {
     uint32_t phase = 0;                         // phases completed
     int64_t bytes = 0;                          // expected and not yet come
     int loads = 0;                              // under way in this phase
+    uint32_t loaded = 0, seen = 0;              // the last phase with a load, and the last one a thread has waited for, from 1 on
     bool fenced = false;                        // visible to TMA and to the cluster
     uint16_t actor = 0;
     Record init;
@@ -175,7 +176,7 @@ Order order();
 void abandon();                                 // the launch: back to the host, from inside a kernel
 
 // ---- memory.cpp: what addresses mean
-constexpr size_t kMostShared = 232448, kReserved = 1024;        // sm_90: dynamic and static; what each block loses to the system
+constexpr size_t kMostStatic = 49152, kMostShared = 232448, kReserved = 1024;        // sm_90: dynamic and static; what each block loses to the system
 struct Place {                                  // of a byte
     enum Kind { unknown, stack, arguments, dynamic_shared, static_shared, global, program } kind = unknown;
     uintptr_t begin = 0, end = 0;               // of the object it lies in, or just misses by less than a page
@@ -191,6 +192,7 @@ char* from_here(const Local&);                  // as the running block sees it
 Local counterpart(const Local&, Block& other);  // the same variable of another block
 char* shared_pointer(uint32_t shared_address);  // of the running block; not checked
 void find_statics();                            // in the program's symbol table
+size_t static_bytes(const void* kernel);        // of shared memory; without those of functions it calls. Once per launch.
 void open_shared(Block&, size_t dynamic_bytes); // NaN everywhere
 void close_shared(Block&);
 void enter_statics(Block&);

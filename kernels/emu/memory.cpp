@@ -17,10 +17,12 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr int kNaN = 0xff;                      // every byte: NaN as f32 and as bf16, -1 as an integer
 
-struct Static { uintptr_t begin, end; std::string name; };
+struct Static { uintptr_t begin, end; std::string name, symbol; };
 std::vector<Static> statics;                    // kernels' __shared__ variables, by address
 uintptr_t statics_begin, statics_end;
 uintptr_t program_begin, program_end;
+std::map<uintptr_t, std::string> kernels;       // symbols by address
+std::map<uintptr_t, uint32_t> windows;          // shared addresses of static variables, this launch's
 
 char* map_or_fail(size_t bytes, int flags) {
     void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
@@ -38,7 +40,9 @@ void find_statics() {
     if (found) return;
     found = true;
     uintptr_t tls = 0;
+    static uintptr_t load_bias;
     auto visit = [](dl_phdr_info* info, size_t, void* out) {
+        load_bias = info->dlpi_addr;
         program_begin = ~uintptr_t(0);
         for (int i = 0; i < info->dlpi_phnum; i++) {
             const auto& h = info->dlpi_phdr[i];
@@ -66,18 +70,28 @@ void find_statics() {
         const char* names = bytes + sections[sections[i].sh_link].sh_offset;
         for (size_t k = 0; k < sections[i].sh_size / sizeof *s; k++) {
             const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>
+            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && std::strstr(name, "emu_")) kernels[load_bias + s[k].st_value] = name;
             if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !std::strstr(name, "emu_")) continue;
             int status;
             char* readable = abi::__cxa_demangle(name, nullptr, nullptr, &status);
             std::string full = readable ? readable : name;
             std::free(readable);
-            statics.push_back({tls + s[k].st_value, tls + s[k].st_value + s[k].st_size, full.substr(full.rfind("::") == full.npos ? 0 : full.rfind("::") + 2)});
+            statics.push_back({tls + s[k].st_value, tls + s[k].st_value + s[k].st_size, full.substr(full.rfind("::") == full.npos ? 0 : full.rfind("::") + 2), name});
         }
     }
     munmap(image, size_t(size));
     if (!symbols) fail(Exit::runtime, "emulator: this program was stripped; without symbols shared memory cannot be found");
     std::sort(statics.begin(), statics.end(), [](const Static& a, const Static& b) { return a.begin < b.begin; });
     if (!statics.empty()) statics_begin = statics.front().begin, statics_end = statics.back().end;
+}
+
+size_t static_bytes(const void* kernel) {
+    windows.clear();
+    const auto it = kernels.find(uintptr_t(kernel));
+    size_t sum = 0;
+    if (it != kernels.end())                    // _ZN... is the kernel, _ZZN...E... a variable of it
+        for (const Static& s : statics) if (s.symbol.compare(0, it->second.size() + 2, "_ZZ" + it->second.substr(2) + "E") == 0) sum += s.end - s.begin;
+    return sum;
 }
 
 std::string Place::name() const {
@@ -148,13 +162,18 @@ Cell* cells_of(const Place& p, uintptr_t a) {
 
 unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(current->block->dynamic); }
 
-// The window of shared addresses: the first 1024 bytes are the system's, then the dynamic array, then static variables.
+// The window of shared addresses: the first 1024 bytes are the system's, then the dynamic array, then the static variables.
 uint32_t shared_address(const void* p, Site site) {
     const uintptr_t a = uintptr_t(p);
     const Place at = place_of(a);
     const bool mine = at.owner == current->block;
     if (mine && at.kind == Place::dynamic_shared && a >= at.begin && a <= at.end) return uint32_t(kReserved + (a - at.begin));
-    if (mine && at.kind == Place::static_shared && at.begin < at.end) return uint32_t(kReserved + (launched->smem + 1023) / 1024 * 1024 + (a - statics_begin / 1024 * 1024));
+    if (mine && at.kind == Place::static_shared && at.begin < at.end) {
+        uint32_t end = uint32_t(kReserved + (launched->smem + 1023) / 1024 * 1024);     // each gets a place with its alignment when first asked for
+        for (const auto& [begin, address] : windows) end = std::max(end, uint32_t(address + (place_of(begin).end - begin) + 1023) / 1024 * 1024);
+        const auto [window, added] = windows.try_emplace(at.begin, uint32_t(end + at.begin % 1024));
+        return uint32_t(window->second + (a - at.begin));
+    }
     report("ACCESS", name_of(site), concat(name_of(*current), " takes the shared address of ", describe(a), " at ", name_of(site)));
     return 0;
 }
@@ -163,7 +182,9 @@ char* shared_pointer(uint32_t address) {
     const size_t dynamic = (launched->smem + 1023) / 1024 * 1024;
     if (address < kReserved) return nullptr;
     if (address < kReserved + dynamic) return current->block->dynamic + (address - kReserved);
-    return reinterpret_cast<char*>(statics_begin / 1024 * 1024 + (address - kReserved - dynamic));
+    for (const auto& [begin, window] : windows)
+        if (address - window < place_of(begin).end - begin) return reinterpret_cast<char*>(begin + (address - window));
+    return nullptr;
 }
 Local local_of(const void* p) {
     const Place at = place_of(uintptr_t(p));

@@ -271,7 +271,9 @@ bool launchable(const Call& c) {
     if (!c.cluster.x || !c.cluster.y || !c.cluster.z || c.cluster.x * c.cluster.y * c.cluster.z > 8) return refuse("a cluster has 1 to 8 blocks, not ", size(c.cluster));
     if (c.grid.x % c.cluster.x || c.grid.y % c.cluster.y || c.grid.z % c.cluster.z) return refuse("the grid ", size(c.grid), " is not made of whole clusters ", size(c.cluster));
     if (c.argument_bytes > 32764) return refuse("a kernel takes at most 32764 bytes of arguments, not ", c.argument_bytes);
-    if (c.smem > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", c.smem);      // static arrays are not counted
+    const size_t fixed = static_bytes(*static_cast<void**>(c.arguments)), all = c.smem ? (fixed + 1023) / 1024 * 1024 + c.smem : fixed;   // dynamic memory is 1024-byte aligned
+    if (fixed > kMostStatic) return refuse("static shared memory is at most ", kMostStatic, " bytes, not ", fixed);
+    if (all > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", all);
     return true;
 }
 

@@ -96,6 +96,7 @@ void start_load(const Local& to, const std::vector<Segment>& segments, uint64_t*
             std::memset(s.shared, 0xff, kUnit);
         }
         m->loads++;
+        m->loaded = m->phase + 1;
         current->block->loads.push_back(std::move(t));
     }
 }
