@@ -17,13 +17,13 @@ emu::Mode emulator_mode();                      // MERV_EMU=fast, checked or cou
 void use_emulator(emu::Mode);
 inline void use_checks(bool on) { use_emulator(on ? emu::Mode::checked : emu::Mode::fast); }
 
-template <class Args> void run(const Args& a) {
-    if (current_device() == Device::cpu) return cpu::run(a);
+template <class Args> void run_on_gpu(const Args& a) {
     switch (emulator_mode()) {
         case emu::Mode::fast: return emu_fast::run(a);
         case emu::Mode::checked: return emu_checked::run(a);
         case emu::Mode::counted: return emu_counted::run(a);
     }
 }
+template <class Args> void run(const Args& a) { current_device() == Device::cpu ? cpu::run(a) : run_on_gpu(a); }
 
 }

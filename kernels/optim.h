@@ -18,11 +18,18 @@ struct AdamW {
     int64_t step = 1;                           // t: 1, 2, ...
     double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0;
     float grad_scale = 1;
+    Tensor clip = {};                           // (1) f32: multiplies grad_scale; lies where the rest does, so the host waits for nothing. Or none
 };
 inline void adamw(const AdamW& a) { run(a); }
 
 // What gradients of this 2-norm are multiplied with so that it is at most `limit`, as torch.nn.utils.clip_grad_norm_ does.
-inline float clip_scale(double norm, double limit) {
+struct ClipFactor {
+    Tensor factor;                              // out: (1) f32, clip_scale(norm, limit)
+    Tensor sums;                                // f32, of squares (kernels/reduce.h), added in order in f64: norm^2
+    double limit = 1;
+};
+inline void clip_factor(const ClipFactor& a) { run(a); }
+constexpr float clip_scale(double norm, double limit) {
     const double scale = limit / (norm + 1e-6);
     return scale >= 1 ? 1.0f : float(scale);    // NaN stays
 }

@@ -134,6 +134,28 @@ TEST_CASE("sums of a flat buffer: their order, on any thread and instruction set
     EXPECT_EQ(kernels::sum(Tensor({0})), 0.0);
 }
 
+TEST_CASE("adamw: a clip factor made and read on the device gives the bits of one the host passes") {
+    kernels::use_checks(true);
+    for (Device device : {Device::cpu, Device::emu})
+        for (double limit : {1.0, 1000.0}) {
+            const OnDevice on(device);
+            const int64_t n = 300'001;              // 74 sums: more than two rounds of a warp
+            const Tensor grad = normal({n}, "grad").to(device), sums = kernels::chunk_sums(grad, true), factor({1});
+            kernels::clip_factor({.factor = factor, .sums = sums, .limit = limit});
+            const float expected = kernels::clip_scale(std::sqrt(kernels::total(sums)), limit);
+            EXPECT_EQ(to_floats(factor)[0], expected);
+            EXPECT_EQ(expected < 1, limit == 1.0);
+            Tensors results[2];
+            for (const bool on_device : {false, true}) {
+                const Tensor master = normal({n}, "master").to(device), m = zeros({n}), v = zeros({n});
+                if (on_device) kernels::adamw({.master = master, .m = m, .v = v, .grad = grad, .grad_scale = 0.5f, .clip = factor});
+                else kernels::adamw({.master = master, .m = m, .v = v, .grad = grad, .grad_scale = 0.5f * expected});
+                results[on_device] = {master.to(Device::cpu), m.to(Device::cpu), v.to(Device::cpu)};
+            }
+            for (size_t i = 0; i < 3; i++) EXPECT(same_bits(results[0][i], results[1][i]));
+        }
+}
+
 TEST_CASE("clip_scale is torch's") {
     EXPECT_EQ(kernels::clip_scale(0.5, 1), 1.0f);
     EXPECT_EQ(kernels::clip_scale(1, 1), float(1 / (1 + 1e-6)));        // just below 1
