@@ -1,7 +1,7 @@
 # make            every program, into build/bin          make test    all tests; the last line counts them
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
-# make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md
+# make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
 # make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
@@ -10,7 +10,8 @@ B     ?= build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
 
 FOLDERS := core kernels nn models train data weights bench
 MAINS   := $(wildcard $(FOLDERS:%=%/main_*.cpp))
-LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp) kernels/emu/*.cpp))
+LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp) kernels/emu/*.cpp kernels/ladder/*.cpp))
+GPU     := $(wildcard kernels/cuda/*.cu kernels/ladder/*/*.cu)
 TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
@@ -87,7 +88,7 @@ $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 # Likewise the emulated kernels, one object per mode
 define emu
 $(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(or $($(1).mode),$(1)) -c $$< -o $$@
-$(B)/kernels/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard kernels/cuda/*.cu))
+$(B)/kernels/emu_$(1).o: $(GPU:%.cu=$(B)/emu_$(1)/%.o)
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
 $(B)/tests/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
@@ -123,7 +124,7 @@ fuzz: deps-fuzz
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
 NVCC ?= nvcc
-CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu))))
+CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu tests/cuda/*.cu))))
 $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
 cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS)
@@ -138,6 +139,9 @@ awk 'BEGIN { print "# make kernel-report: arch file registers static-shared stac
 sed -E 's/\(anonymous namespace\)::|_GLOBAL__N__[0-9A-Za-z_]*::|merv::|kernels::|cuda:://g; s/ void / /; s/^([^(#]*)\(.*/\1/' | LC_ALL=C sort
 endef
 bench/ptxas.txt: $(CUBINS) ; @$(call ptxas_lines,$(CUBINS:.cubin=.log)) > $@
+# The tables between the marks in kernels/ladder/README.md
+ladder: $(B)/bin/merv-bench
+	@$(B)/bin/merv-bench ladder --device emu | awk 'NR == FNR { table = table $$0 "\n" ; next } /<!-- ladder -->/ { print ; printf "%s", table ; skip = 1 } /<!-- end -->/ { skip = 0 } !skip || 0 { if (!/<!-- ladder -->/) print }' - kernels/ladder/README.md > build/ladder.md && mv build/ladder.md kernels/ladder/README.md
 kernel-report: $(B)/bin/merv-bench
 	@if command -v $(NVCC) >/dev/null; then $(MAKE) --no-print-directory cuda-check && $(MAKE) --no-print-directory bench/ptxas.txt; else echo "no $(NVCC): bench/ptxas.txt stays as it is" >&2; fi
 	@$(B)/bin/merv-bench ops --device emu --counters > docs/kernels.md.new && mv docs/kernels.md.new docs/kernels.md
@@ -145,5 +149,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: cuda-check kernel-report all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

@@ -21,6 +21,7 @@ std::vector<emu::Counters> count(const KernelCase&);                   // at the
 std::vector<emu::Counters> count_scaled(const KernelCase&);            // to MERV's shape; Error(Exit::runtime) if the two differ in their launches
 
 struct KernelReport { std::string op, format, ptxas = "bench/ptxas.txt"; };    // op "": all; format "md" or "json"
+void report_ladders();                                                  // kernels/ladder, counted: to stdout, as the tables of its README
 void report_kernels(const KernelReport&);                              // to stdout; Error(Exit::usage)
 
 }

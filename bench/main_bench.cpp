@@ -35,6 +35,10 @@ int run(const Flags& flags) {
         report_kernels({words.size() > 1 ? words[1] : "", flags.text("output")});
         return 0;
     }
+    if (test == "ladder") {
+        if (flags.text("device") != "emu") fail(Exit::usage, "ladder counts what kernels do: merv-bench ladder --device emu");
+        return report_ladders(), 0;
+    }
     Table table(flags.text("output"));
 
     const Sizes sizes{flags.has("config") ? flags.text("config") : "merv-base", flags.text("encoder"), flags.integer("layers"), flags.integer("tokens"), flags.integer("rows"), flags.on("all-blocks")};
@@ -62,7 +66,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters",
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
                 {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }
