@@ -32,11 +32,12 @@ int run_program(Flags& flags, int argc, const char* const* argv, const std::func
 Device choose_device(const Flags& flags) {
     const std::string name = flags.text("device");
     if (name == "cpu" || name == "auto") {
-        if (name == "auto") say_verbose("device: cpu (this build has no other)");
+        if (name == "auto") say_verbose("device: cpu (this build has no GPU backend)");
         return Device::cpu;
     }
+    if (name == "emu") return Device::emu;
     if (name.starts_with("cuda")) fail(Exit::device, "--device ", name, ": this build has no CUDA backend; use --device cpu");
-    fail(Exit::usage, "--device takes auto or cpu, not '", name, "'");
+    fail(Exit::usage, "--device takes auto, cpu or emu, not '", name, "'");
 }
 
 }

@@ -9,7 +9,7 @@ namespace merv {
 // Parses, runs `body`, prints "PROGRAM: error: ..." on stderr if it throws, and returns the exit code.
 int run_program(Flags& flags, int argc, const char* const* argv, const std::function<int()>& body);
 
-// `--device auto|cpu`: the device to use. Anything else throws Error(Exit::device) or Error(Exit::usage).
+// `--device auto|cpu|emu`: the device to use; emu runs the CUDA kernels on an emulated GPU, slowly. Anything else throws Error(Exit::device) or Error(Exit::usage).
 Device choose_device(const Flags& flags);
 
 }

@@ -25,7 +25,7 @@ class Rng {
         for (unsigned char c : purpose) h = (h ^ c) * 0x100000001b3u;
         stream_ = {uint32_t(h), uint32_t(h >> 32)};
     }
-    std::array<uint32_t, 4> bits(uint64_t index) const { return philox({uint32_t(index), uint32_t(index >> 32), stream_[0], stream_[1]}, key_); }
+    constexpr std::array<uint32_t, 4> bits(uint64_t index) const { return philox({uint32_t(index), uint32_t(index >> 32), stream_[0], stream_[1]}, key_); }
     double uniform(uint64_t index) const {      // [0, 1), 53 bits
         const auto b = bits(index);
         return double((uint64_t(b[0]) << 21) ^ (b[1] >> 11)) * 0x1p-53;

@@ -67,7 +67,8 @@ Tensor Tensor::to(Device d) const {
 }
 void Tensor::bind(const Tensor& values) {
     CHECK(values.shape_ == shape_, "bind ", values, " to ", *this);
-    storage_ = values.storage_, offset_ = values.offset_, dtype_ = values.dtype_;
+    const Tensor here = values.to(device());
+    storage_ = here.storage_, offset_ = here.offset_, dtype_ = here.dtype_;
 }
 
 Tensor zeros(Shape shape, DType dtype) {

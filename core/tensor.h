@@ -51,7 +51,7 @@ class Tensor {
     Tensor() = default;                         // "no tensor": optional arguments
     explicit Tensor(Shape shape, DType dtype = DType::f32, Device device = current_device());    // contents undefined
     static Tensor view(std::shared_ptr<Storage> storage, Shape shape, DType dtype, size_t offset_bytes = 0);
-    static Tensor declare(Shape shape, DType dtype = DType::f32);      // shape only; bytes come with bind()
+    static Tensor declare(Shape shape, DType dtype = DType::f32);      // shape and current device only; bytes come with bind()
 
     explicit operator bool() const { return storage_ != nullptr; }
     const Shape& shape() const { return shape_; }
@@ -79,7 +79,7 @@ class Tensor {
     Tensor slice(int64_t begin, int64_t end) const;         // free; rows [begin, end) of the first dimension. Takes no gradient: nn::slice_rows does
     void copy_from(const Tensor& source) const;             // same shape and dtype; from any device to any
     Tensor to(Device) const;                                // itself if it is there already, else a copy, without slot
-    void bind(const Tensor& values);                        // a declared tensor takes these bytes (and their dtype); same shape
+    void bind(const Tensor& values);                        // a declared tensor takes these bytes (and their dtype), or on another device a copy; same shape
 
     bool unique() const { return storage_.use_count() == 1; }      // nobody else holds these bytes
     bool shares(const Tensor& t) const { return storage_ == t.storage_; }

@@ -92,7 +92,7 @@ Tensor decode_image(std::span<const std::byte> bytes, const std::string& name) {
     // stb would make grey + alpha from a palette with alpha or drop alpha itself: asking for 3 channels covers all
     std::unique_ptr<stbi_uc, void (*)(void*)> pixels(stbi_load_from_memory(data, int(bytes.size()), &width, &height, &channels, 3), stbi_image_free);
     if (!pixels) refuse("cannot be decoded, it is damaged or of a kind that is not supported");
-    Tensor image({height, width, 3}, DType::u8);
+    Tensor image({height, width, 3}, DType::u8, Device::cpu);
     std::memcpy(image.raw(), pixels.get(), image.bytes());
     return image;
 }

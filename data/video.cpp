@@ -418,7 +418,7 @@ Tensor Video::read(const std::vector<int64_t>& numbers) {
 
 Tensor Video::decode(const std::vector<int64_t>& numbers) {
     ToRgb rgb(stream_);
-    Tensor frames({int64_t(numbers.size()), rgb.height, rgb.width, 3}, DType::u8);
+    Tensor frames({int64_t(numbers.size()), rgb.height, rgb.width, 3}, DType::u8, Device::cpu);
     const int64_t frame_bytes = int64_t(rgb.height) * rgb.width * 3;
     std::vector<int64_t> wanted = numbers;                      // the picture to show for each; usually its own
     std::vector<bool> done(numbers.size()), replaced(numbers.size());
@@ -493,7 +493,7 @@ struct Folder {
         for (size_t i = 0; i < numbers.size(); i++) {
             const std::string& file = files[size_t(numbers[i])];
             const Tensor image = read_image(file);
-            if (!frames) frames = Tensor({int64_t(numbers.size()), image.dim(0), image.dim(1), 3}, DType::u8);
+            if (!frames) frames = Tensor({int64_t(numbers.size()), image.dim(0), image.dim(1), 3}, DType::u8, Device::cpu);
             if (image.dim(0) != frames.dim(1) || image.dim(1) != frames.dim(2))
                 fail(Exit::bad_data, file, ": is ", image.dim(1), " x ", image.dim(0), " pixels, but the frames before it are ", frames.dim(2), " x ",
                      frames.dim(1), "; all frames of a folder must have one size");

@@ -23,9 +23,4 @@ emu::Mode& mode() {
 emu::Mode emulator_mode() { return mode(); }
 void use_emulator(emu::Mode m) { mode() = m; }
 
-void no_kernel(const char* call) {
-    const std::string text = call, name = text.substr(text.find("Args = ") + 7);
-    fail(Exit::device, name.substr(name.rfind("::") + 2, name.rfind(']') - name.rfind("::") - 2), " has no GPU kernel yet; use --device cpu");
-}
-
 }

@@ -1,15 +1,13 @@
 // Where an op runs: on the current device (core/storage.h), where its tensors must lie.
 //
 // kernels/<op>.h calls run(args). For the CPU that is kernels/cpu/<op>.cpp, for GPUs kernels/cuda/<op>.cu, which g++ compiles for
-// the emulator, once per mode. An op that says it has a GPU kernel (kOnGpu) and has none is a link error.
+// the emulator, once per mode. An op without a kernel is a link error; kernels/resample.h and peak.h are the CPU's alone.
 #pragma once
 #include "core/storage.h"
 #include "kernels/cpu.h"
 #include "kernels/emu/mode.h"
 
 namespace merv::kernels {
-
-template <class Args> constexpr bool kOnGpu = false;
 
 namespace emu_fast { template <class Args> void run(const Args&); }
 namespace emu_checked { template <class Args> void run(const Args&); }
@@ -18,12 +16,10 @@ namespace cuda { template <class Args> void run(const Args&); }
 emu::Mode emulator_mode();                      // MERV_EMU=fast, checked or counted; fast if not set
 void use_emulator(emu::Mode);
 inline void use_checks(bool on) { use_emulator(on ? emu::Mode::checked : emu::Mode::fast); }
-[[noreturn]] void no_kernel(const char* call);  // Error(Exit::device)
 
 template <class Args> void run(const Args& a) {
     if (current_device() == Device::cpu) return cpu::run(a);
-    if constexpr (!kOnGpu<Args>) no_kernel(__PRETTY_FUNCTION__);
-    else switch (emulator_mode()) {
+    switch (emulator_mode()) {
         case emu::Mode::fast: return emu_fast::run(a);
         case emu::Mode::checked: return emu_checked::run(a);
         case emu::Mode::counted: return emu_counted::run(a);

@@ -7,8 +7,6 @@ namespace merv::kernels {
 
 struct Add { Tensor y, a, b; };                 // y = a + b; y may be a or b
 struct Convert { Tensor y, x; };                // y = x in y's type, f32 or bf16
-template <> constexpr bool kOnGpu<Add> = true;
-template <> constexpr bool kOnGpu<Convert> = true;
 inline void add(const Add& a) { run(a); }
 inline void convert(const Convert& a) { run(a); }
 

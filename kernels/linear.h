@@ -58,11 +58,6 @@ struct LinearWeightBwd {
     Tensor dw;                                  // added to: (N, K) f32
     Tensor dz, x;                               // (M, N); (M, K)
 };
-template <> constexpr bool kOnGpu<LinearFwd> = true;
-template <> constexpr bool kOnGpu<LinearRefill> = true;
-template <> constexpr bool kOnGpu<LinearEpilogueBwd> = true;
-template <> constexpr bool kOnGpu<LinearInputBwd> = true;
-template <> constexpr bool kOnGpu<LinearWeightBwd> = true;
 inline void linear(const LinearFwd& a) { run(a); }
 inline void linear_refill(const LinearRefill& a) { run(a); }
 inline void linear(const LinearEpilogueBwd& a) { run(a); }

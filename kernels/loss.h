@@ -20,8 +20,6 @@ struct CrossEntropyBwd {
     Tensor x, labels;
     float scale = 1;                            // of every row: d loss / rows that count
 };
-template <> constexpr bool kOnGpu<CrossEntropyFwd> = true;
-template <> constexpr bool kOnGpu<CrossEntropyBwd> = true;
 inline void cross_entropy(const CrossEntropyFwd& a) { run(a); }
 inline void cross_entropy(const CrossEntropyBwd& a) { run(a); }
 

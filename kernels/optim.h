@@ -19,7 +19,6 @@ struct AdamW {
     double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0;
     float grad_scale = 1;
 };
-template <> constexpr bool kOnGpu<AdamW> = true;
 inline void adamw(const AdamW& a) { run(a); }
 
 // What gradients of this 2-norm are multiplied with so that it is at most `limit`, as torch.nn.utils.clip_grad_norm_ does.

@@ -15,7 +15,6 @@ struct Patchify {
     int64_t patch = 16, tubelet = 1;            // patch divides H and W; tubelet divides F
     std::array<float, 3> mean{}, std{1, 1, 1};  // for u8
 };
-template <> constexpr bool kOnGpu<Patchify> = true;
 inline void patchify(const Patchify& a) { run(a); }
 
 }

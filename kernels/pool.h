@@ -33,14 +33,6 @@ struct SoftmaxRowsBwd {                         // dx = scale y (dy - sum(y dy))
     Tensor dx, dy, y;                           // (M, C)
     float scale = 1;
 };
-template <> constexpr bool kOnGpu<AdaptivePool> = true;
-template <> constexpr bool kOnGpu<AdaptivePoolBwd> = true;
-template <> constexpr bool kOnGpu<TokenMean> = true;
-template <> constexpr bool kOnGpu<TokenMeanBwd> = true;
-template <> constexpr bool kOnGpu<Mix> = true;
-template <> constexpr bool kOnGpu<MixBwd> = true;
-template <> constexpr bool kOnGpu<SoftmaxRows> = true;
-template <> constexpr bool kOnGpu<SoftmaxRowsBwd> = true;
 inline void adaptive_pool(const AdaptivePool& a) { run(a); }
 inline void adaptive_pool(const AdaptivePoolBwd& a) { run(a); }
 inline void token_mean(const TokenMean& a) { run(a); }

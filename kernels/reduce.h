@@ -19,7 +19,6 @@ struct ChunkSums {
     Tensor x;                                   // n elements, f32 or bf16
     bool squares = false;                       // of x^2 instead of x
 };
-template <> constexpr bool kOnGpu<ChunkSums> = true;
 inline void chunk_sums(const ChunkSums& a) { run(a); }
 
 inline double total(const Tensor& chunk_sums) {

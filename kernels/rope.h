@@ -14,7 +14,13 @@ struct RopeFwd {
     int64_t start = 0;                          // row n of a sequence has position start + n
     bool inverse = false;
 };
-template <> constexpr bool kOnGpu<RopeFwd> = true;
+// One step of a decoder: q is turned, k is turned and v copied to where they stay, the next rows of a cache.
+struct RopeAppend {
+    Tensor q_out, k_out, v_out;                 // out: (N, H, D), (N, Hkv, D), (N, Hkv, D); may be q, k, v
+    Tensor q, k, v, cos, sin;                   // all of one type, f32 or bf16; tables as above
+    int64_t start = 0;
+};
 inline void rope(const RopeFwd& a) { run(a); }
+inline void rope(const RopeAppend& a) { run(a); }
 
 }

@@ -37,13 +37,6 @@ struct PrependTokensBwd {
     Tensor dtokens = {};                        // added to: (T, C) f32, or none
     Tensor dy;                                  // (S, T + N, C)
 };
-template <> constexpr bool kOnGpu<GatherRows> = true;
-template <> constexpr bool kOnGpu<GatherRowsBwd> = true;
-template <> constexpr bool kOnGpu<ScatterRows> = true;
-template <> constexpr bool kOnGpu<AddRows> = true;
-template <> constexpr bool kOnGpu<AddRowsBwd> = true;
-template <> constexpr bool kOnGpu<PrependTokens> = true;
-template <> constexpr bool kOnGpu<PrependTokensBwd> = true;
 inline void gather_rows(const GatherRows& a) { run(a); }
 inline void gather_rows(const GatherRowsBwd& a) { run(a); }
 inline void scatter_rows(const ScatterRows& a) { run(a); }

@@ -12,14 +12,16 @@ LlamaLayer::LlamaLayer(const LlamaConfig& c)
 Tensor LlamaLayer::operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache, size_t layer) const {
     const int64_t B = x.dim(0), N = x.dim(1), start = cache ? cache->length : 0, kv_width = int64_t(kv_heads) * head_dim;
     const Tensor n = input_norm(x);                                                                     // (B, N, C)
-    const Tensor rq = nn::rope(q(n).reshape({B, N, heads, head_dim}), cos, sin, start).reshape({B * N, int64_t(heads) * head_dim});
-    Tensor rk = nn::rope(k(n).reshape({B, N, kv_heads, head_dim}), cos, sin, start).reshape({B * N, kv_width}), rv = v(n).reshape({B * N, kv_width});
+    Tensor rq = q(n).reshape({B, N, heads, head_dim}), rk = k(n).reshape({B, N, kv_heads, head_dim}), rv = v(n).reshape({B * N, kv_width});
     if (cache) {
-        CHECK(B == 1 && !rk.needs_grad() && !rv.needs_grad(), "llama: a cache holds one sequence and passes no gradient on");
-        cache->k[layer].slice(start, start + N).copy_from(rk), cache->v[layer].slice(start, start + N).copy_from(rv);
+        CHECK(B == 1, "llama: a cache holds one sequence, not ", B);
+        const Shape kv{N, kv_heads, head_dim};
+        rq = nn::rope_append(rq.reshape({N, heads, head_dim}), rk.reshape(kv), rv.reshape(kv), cos, sin, start, cache->k[layer], cache->v[layer]);
         rk = cache->k[layer], rv = cache->v[layer];
+    } else {
+        rq = nn::rope(rq, cos, sin, 0), rk = nn::rope(rk, cos, sin, 0).reshape({B * N, kv_width});
     }
-    const Tensor a = nn::attention({.q = rq, .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
+    const Tensor a = nn::attention({.q = rq.reshape({B * N, int64_t(heads) * head_dim}), .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
                                     .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (B N, H D)
     const Tensor h = o(a.reshape({B, N, int64_t(heads) * head_dim}), {.residual = x});                  // (B, N, C)
     const Tensor m = post_norm(h);                                                                      // (B, N, C)
@@ -78,7 +80,7 @@ Tensor Llama::logits(const Tensor& hidden) const {
 
 std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
     const int64_t half = c.head_dim / 2;
-    Tensor cos({positions, half}), sin({positions, half});
+    const Tensor cos({positions, half}, DType::f32, Device::cpu), sin({positions, half}, DType::f32, Device::cpu);
     for (int64_t d = 0; d < half; d++) {
         // rounded to f32 where Hugging Face's modeling_rope_utils rounds, so that the angles are the same numbers
         float frequency = 1.0f / float(std::pow(c.theta, double(float(2 * d) / float(c.head_dim))));
@@ -98,13 +100,13 @@ std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
             sin.data<float>()[p * half + d] = float(std::sin(angle));
         }
     }
-    return {cos, sin};
+    return {cos.to(current_device()), sin.to(current_device())};
 }
 
 std::vector<int32_t> generate(const Llama& llm, KvCache& cache, Tensor logits, const GenerateOptions& o, const std::function<bool(int32_t)>& on_token) {
     std::vector<int32_t> ids;
     while (int64_t(ids.size()) < o.max_tokens) {
-        const int32_t id = sample(std::span(logits.data<float>(), size_t(logits.numel())), o.sampling, ids.size());
+        const int32_t id = sample(to_floats(logits), o.sampling, ids.size());
         ids.push_back(id);
         if (on_token && !on_token(id)) break;
         if (std::find(o.stop.begin(), o.stop.end(), id) != o.stop.end() || cache.length == cache.capacity()) break;

@@ -146,6 +146,7 @@ void bind_gguf(LoadedModel& loaded, const Gguf& file, const LoadOptions& options
     require_memory(plan(loaded.merv, {{"the language model", bytes}}, options.tokens), "lower --max-tokens, or use a smaller model");
     MemTag tag("weights");
     const bool pairs = gguf_rotates_pairs(file);
+    const OnDevice host(Device::cpu);           // where files are read
     nn::for_each_parameter(llm, [&](const std::string& parameter, Tensor& t) {
         Tensor values = file.tensor(gguf_name(parameter));
         if (pairs && parameter.find(".q_proj.") != parameter.npos) values = halves_from_pairs(values, llm.config.heads);
@@ -209,7 +210,9 @@ std::string encoder_name(const std::string& id) {
     fail(Exit::bad_weights, "video backbone '", id, "' is unknown");
 }
 
-DType default_dtype(DType weights) { return weights == DType::bf16 && kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16 ? DType::bf16 : DType::f32; }
+DType default_dtype(DType weights) {            // the weights' own, but f32 on a CPU that has no instructions for bf16
+    return weights == DType::bf16 && (current_device() != Device::cpu || kernels::cpu::isa() == kernels::cpu::Isa::avx512_bf16) ? DType::bf16 : DType::f32;
+}
 
 EncoderConfig read_encoder_config(const std::string& id, const std::string& folder) {
     const std::string name = encoder_name(id);

@@ -56,7 +56,7 @@ class Report {
         } else if (s.name.starts_with("features.")) {
             say("encode   ", s.name.substr(9), ": ", s.value.dim(0), " tokens of width ", s.value.dim(1), ", ", in_ms(s.ms));
         }
-        if (!dump_.empty() && !dumped_.count(s.name)) dumped_.insert(s.name), tensors_.emplace_back(s.name, s.value);
+        if (!dump_.empty() && !dumped_.count(s.name)) dumped_.insert(s.name), tensors_.emplace_back(s.name, s.value.to(Device::cpu));
     }
     void write_dump() const {
         if (dump_.empty()) return;
@@ -133,7 +133,7 @@ int ask(const Flags& flags) {
     const ClipRange range = clip_range(flags);
     const bool sees = !video.empty() || !image.empty();
     GenerateOptions options{.max_tokens = std::min<int64_t>(flags.integer("max-tokens"), INT_MAX), .sampling = sampling(flags), .stop = {}};
-    choose_device(flags);
+    const OnDevice device(choose_device(flags));
     if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
     NoGrad inference;
     Report report(flags);
@@ -240,7 +240,7 @@ int ask(const Flags& flags) {
     report.write_dump();
 
     if (flags.on("json")) {
-        Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"dtype", name_of(m.dtype())}, {"fusion_weights", Json::object()}, {"ms", report.ms},
+        Json out{{"answers", answers}, {"frame_indices", clip.indices}, {"fps", clip.fps}, {"dtype", name_of(m.dtype())}, {"device", name_of(current_device())}, {"fusion_weights", Json::object()}, {"ms", report.ms},
                  {"memory", peak_memory_by_tag()}, {"counts", {{"frames_encoded", Json::object()}, {"prefilled_tokens", prefilled}}},
                  {"versions", {{"commit", commit()}, {"compiler", compiler()}, {"isa", kernels::cpu::name_of(kernels::cpu::isa())}, {"ffmpeg", ffmpeg_version()}}}};
         for (size_t i = 0; i < visual.weights.size(); i++) out["fusion_weights"][m.encoders[i].name] = visual.weights[i];

@@ -116,14 +116,15 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
                 (strategy != Resize::letterbox || l.encoder->mean == e.mean)) pixels = l.pixels;
         if (!pixels) {
             MemTag tag("pixels");
+            const OnDevice host(Device::cpu);
             const Tensor frames = select_frames(clip.frames, distinct);
             pixels = e.normalises_first ? languagebind_pixels(frames, e.image) : prepare(frames, e.image, e.filter, strategy, e.mean, e.name == "vivit" && strategy != Resize::naive ? 256 * e.image / 224 : 0);
             if (e.normalises_first && options.flip) mirror(pixels);
             looked.push_back({&e, distinct, pixels});
         }
-        nn::Pixels shown{pixels, e.mean, e.std, dtype()};
-        if (!e.per_frame) shown.values = select_frames(pixels, back);
+        nn::Pixels shown{e.per_frame ? pixels.to(current_device()) : select_frames(pixels, back), e.mean, e.std, dtype()};
         if (watch.wants_pixels) {
+            const OnDevice host(Device::cpu);
             const Tensor all = select_frames(pixels, back);
             watch("pixels." + e.name, e.normalises_first ? channels_first(all) : normalize(all, e.mean, e.std), preparing.ms(), "data/transform.cpp");
         } else {

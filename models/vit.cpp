@@ -1,6 +1,7 @@
 #include "models/vit.h"
 #include <algorithm>
 #include <cmath>
+#include "kernels/elementwise.h"
 
 namespace merv {
 
@@ -161,9 +162,10 @@ Tensor resample_positions(const Tensor& table, int prefix, int grid, int side) {
         const std::vector<float> d = to_floats(dy);
         const std::vector<float> columns = resample_axis({d.begin() + kept, d.end()}, taps, 1, grid, side * C, true);
         const std::vector<float> dx = resample_axis(columns, taps, grid, grid, C, true);
-        float* sum = nn::grad_buffer(table).data<float>();
-        for (int64_t i = 0; i < kept; i++) sum[i] += d[size_t(i)];
-        for (size_t i = 0; i < dx.size(); i++) sum[size_t(kept) + i] += dx[i];
+        std::vector<float> all(d.begin(), d.begin() + kept);
+        all.insert(all.end(), dx.begin(), dx.end());
+        const Tensor sum = nn::grad_buffer(table);
+        kernels::add({.y = sum, .a = sum, .b = from_floats(all, sum.shape())});
     });
 }
 

@@ -198,6 +198,18 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start
     });
 }
 
+Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, int64_t start, const Tensor& k_cache, const Tensor& v_cache) {
+    const int64_t N = k.dim(0), D = k.dim(-1);
+    CHECK(k.shape().rank() == 3 && v.shape() == k.shape() && q.shape() == (Shape{N, q.dim(1), D}) && is_float(q) && k.dtype() == q.dtype() && v.dtype() == q.dtype() && D % 2 == 0, "rope_append: q ", q, ", k ", k, ", v ", v);
+    CHECK(is_f32(cos) && is_f32(sin) && cos.shape() == sin.shape() && cos.dim(-1) == D / 2 && start >= 0 && start + N <= cos.dim(0), "rope_append: positions ", start, " to ", start + N, ", cos ", cos, ", sin ", sin);
+    for (const Tensor& c : {k_cache, v_cache})
+        CHECK(c.shape().rank() == 2 && c.dtype() == q.dtype() && start + N <= c.dim(0) && c.dim(1) == k.dim(1) * D, "rope_append: rows ", start, " to ", start + N, " of cache ", c);
+    CHECK(!wants_grad({&q, &k, &v}), "rope_append: passes no gradient on");
+    const Tensor y = empty_like(q);
+    kernels::rope({.q_out = y, .k_out = k_cache.slice(start, start + N).reshape(k.shape()), .v_out = v_cache.slice(start, start + N).reshape(v.shape()), .q = q, .k = k, .v = v, .cos = cos, .sin = sin, .start = start});
+    return y;
+}
+
 Tensor gather_rows(const Tensor& x, const Tensor& index) {
     CHECK(x.shape().rank() == 2 && is_float(x), "gather_rows: x ", x);
     check_index("gather_rows", index, x.dim(0));

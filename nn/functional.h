@@ -40,6 +40,8 @@ struct AttentionArgs {
 Tensor attention(const AttentionArgs& a);       // (rows of q, heads * head_dim); softmax scale is head_dim^-1/2
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (.., N, H, D); tables (P, D/2)
+// q (N, H, D) at positions start .. turned; k (N, Hkv, D), turned, and v become rows start .. of the caches (capacity, Hkv D). No gradient.
+Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, int64_t start, const Tensor& k_cache, const Tensor& v_cache);
 Tensor gather_rows(const Tensor& x, const Tensor& index);                   // (R, C), (N) -> (N, C)
 Tensor embedding(const Tensor& table, const Tensor& index, DType dtype);    // (V, C), (N) -> (N, C) of that type; the table is a parameter
 Tensor scatter_rows(int64_t rows, const std::vector<std::pair<Tensor, Tensor>>& parts);     // (x, index) each; rows nobody names are zero

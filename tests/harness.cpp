@@ -187,13 +187,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
             const bool fused = backend.fused(), emulated = backend.device == Device::emu;
             if ((!fused && !portable) || (emulated && (!s.on_gpu || n > 0 || n_steps > kEmulated))) continue;
             const On on(backend);
-            Tensor y;
-            try {
-                y = s.op(to(backend.device, x)).to(Device::cpu);
-            } catch (const Error& e) {
-                if (!emulated || !strstr(e.what(), "no GPU kernel yet")) throw;
-                continue;
-            }
+            const Tensor y = s.op(to(backend.device, x)).to(Device::cpu);
             verdict.emulated += emulated;
             if (n == 0 && !same_bits(y, [&] { const Threads one(1); const Reordered other; return s.op(moved(backend.device, x)).to(Device::cpu); }()))
                 complain("its bits depend on what surrounds the inputs, their alignment, the number of threads or the schedule (", backend.name, ")");
@@ -233,7 +227,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
             auto differs = [&](const Derived& other, const char* when) {
                 for (size_t i = 0; i < x.size(); i++)
                     if (other.gradients[i] && !same_bits(other.gradients[i], all.gradients[i])) complain("the gradient of input ", i, " has other bits ", when, " (", backend.name, ")");
-                if (!same_bits(other.y, y)) complain("has other bits ", when, " (", backend.name, ")");
+                if (!same_bits(other.y, y) && (!emulated || s.one_forward || !same_bits(other.y, all.y))) complain("has other bits ", when, " (", backend.name, ")");
             };
             differs(all, "when a gradient is wanted");
             { const Threads one(1); const Reordered other; differs(derive_on(backend.device, s, moved(backend.device, x), moved(backend.device, {dy})[0], wanted), "elsewhere, amid NaN, on one thread, or in another order"); }

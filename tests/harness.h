@@ -49,6 +49,7 @@ struct Setting {
     enum class Gradient { checked, none } gradient = Gradient::checked;         // none: the op has none, or is called below the tape
     bool own_type = false;                                                      // y's type is not that of the activations
     bool on_gpu = true;
+    bool one_forward = true;                                                    // on GPUs: one kernel, and so the same bits, whether a gradient is wanted or not
 };
 
 struct Nearest {                                // among settings: the one that comes nearest to its limit

@@ -139,6 +139,19 @@ TEST_CASE("ask: text, ids, frames and fusion weights are PyTorch's") {
     expect_golden(baseline().json, "nasa_jwst");
 }
 
+TEST_CASE("ask: --device emu, from video to tokens through the GPU kernels, f32 and bf16") {
+    TempDir dir;
+    const Words words = {"-m", kModel, "--video", kClip, "--prompt", kQuestion, "--json", "--device", "emu"};
+    const auto want = expected("nasa_jwst");
+    const Json j = answer(words + Words{"--dtype", "f32", "-n", "12"}).json();
+    EXPECT_EQ(j["device"], "emu");
+    const Tensor tokens = want->tensor("tokens");
+    EXPECT(j["answers"][0]["tokens"].get<std::vector<int32_t>>() == std::vector<int32_t>(tokens.data<int32_t>(), tokens.data<int32_t>() + 12));
+    EXPECT_EQ(answer(words + Words{"--dtype", "bf16", "-n", "1", "--dump", dir / "half.safetensors"}).json()["dtype"], "bf16");
+    const double error = relative_error(SafeTensors::open(dir / "half.safetensors")->tensor("logits"), want->tensor("logits"));
+    EXPECT_MESSAGE((error < 0x1p-5 && error > 0x1p-12), error);      // as the CPU's bf16 above
+}
+
 TEST_CASE("ask: --json prints one object of the documented form") {
     const Json& j = baseline().json;
     auto keys = [](const Json& object) {
@@ -146,7 +159,7 @@ TEST_CASE("ask: --json prints one object of the documented form") {
         for (const auto& [name, value] : object.items()) names.push_back(name);
         return names;
     };
-    EXPECT(keys(j) == Words{"answers", "frame_indices", "fps", "dtype", "fusion_weights", "ms", "memory", "counts", "versions"});
+    EXPECT(keys(j) == Words{"answers", "frame_indices", "fps", "dtype", "device", "fusion_weights", "ms", "memory", "counts", "versions"});
     EXPECT(keys(j["answers"][0]) == Words{"prompt", "text", "tokens", "prompt_tokens"});
     EXPECT(keys(j["versions"]) == Words{"commit", "compiler", "isa", "ffmpeg"});
     EXPECT(keys(j["counts"]) == Words{"frames_encoded", "prefilled_tokens"});
@@ -475,7 +488,7 @@ TEST_CASE("ask: bad usage is exit 2") {
              {kAsk + Words{"--prompt-builder", "gpt"}, {"--prompt-builder is pure, llama2-chat, vicuna, llama3.1-chat, qwen2.5-chat, smollm2-chat, chatml or raw, not 'gpt'"}},
              {kAsk + Words{"--fusion", "sum"}, {"--fusion takes code or paper, not 'sum'"}},
              {kAsk + Words{"--dtype", "f16"}, {"--dtype takes auto, f32 or bf16, not 'f16'"}},
-             {kAsk + Words{"--device", "gpu"}, {"--device takes auto or cpu, not 'gpu'"}},
+             {kAsk + Words{"--device", "gpu"}, {"--device takes auto, cpu or emu, not 'gpu'"}},
              {kAskClip + Words{"--clip-start", "-1"}, {"--clip-start must not be negative"}},
              {kAskClip + Words{"--clip-end", "nan"}, {"--clip-end takes a number, not 'nan'"}},
              {kAskClip + Words{"--frames-fps", "0"}, {"--frames-fps must be above 0"}},

@@ -52,6 +52,22 @@ TEST_CASE("gpu: products on tensor cores, forward and backward") {
     expect_near(dw, sums(N, K, M, [&](int64_t n, int64_t k, int64_t m) { return double(dz[size_t(m * N + n)]) * x[size_t(m * K + k)]; }), M);
 }
 
+TEST_CASE("gpu: products of few rows read the matrix once") {
+    for (auto [tx, tw] : {std::pair{DType::bf16, DType::bf16}, std::pair{DType::f32, DType::bf16}, std::pair{DType::f32, DType::f32}, std::pair{DType::bf16, DType::f32}})
+        for (int64_t M : {1, 2, 3, 4}) {
+            constexpr int64_t N = 18, K = 520;          // more than two blocks' columns, and two steps and a piece of a warp
+            const std::vector<float> x = to_floats(normal({M, K}, "x", 0, 1, tx)), w = to_floats(normal({N, K}, "w", 0, 1, tw));
+            kernels::use_checks(true);
+            const OnDevice emulated(Device::emu);
+            const Tensor y({M, N}, tx), residual = from_floats(std::vector<float>(size_t(M * N), 1.0f), {M, N}, tx);
+            kernels::linear({.y = y, .x = from_floats(x, {M, K}, tx), .w = from_floats(w, {N, K}, tw), .residual = residual});
+            Sums want = sums(M, N, K, [&](int64_t m, int64_t n, int64_t k) { return double(x[size_t(m * K + k)]) * w[size_t(n * K + k)]; });
+            for (double& v : want.value) v += 1;
+            for (double& v : want.size) v += 1;
+            expect_near(y, want, K);
+        }
+}
+
 // kernels/reduce.h defines the order of every addition, so the result is the same bits anywhere.
 TEST_CASE("gpu: sums of a flat buffer have the bits of their definition") {
     kernels::use_checks(true);

@@ -50,6 +50,10 @@ std::vector<double> project(const Tensor& gradient) {
 
 struct Golden {
     std::shared_ptr<SafeTensors> file = SafeTensors::open(golden("gradients.safetensors"));
+    std::vector<int32_t> ints(const std::string& name) const {
+        const Tensor t = file->tensor(name);
+        return {t.data<int32_t>(), t.data<int32_t>() + t.numel()};
+    }
     // PyTorch may be lucky with one parameter. So its error there counts as at least the gradient's share of its error in all
     // of the part that the parameter belongs to ("merv-tiny/dinov2/"). Where the true gradient is zero (an attention's key
     // bias), both runs give noise; ours may be 2.5 times the loudest that PyTorch makes in that part.
@@ -268,35 +272,69 @@ TEST_CASE("gradients: LLaMA with grouped heads and tied embeddings, two padded s
     }
 }
 
+namespace {
+
+void each_part(Merv& m, auto f) {
+    for (Encoder& e : m.encoders) std::visit([&](auto& encoder) { f(encoder, e.name + "/"); }, e.model);
+    f(m, std::string()), f(m.llm, std::string("llm/"));
+}
+
+}
+
 TEST_CASE("gradients: merv-tiny on a clip, every parameter of every part, from the loss on an answer") {
     const Golden golden;
     LoadedModel loaded = load_model(merv::test::golden("merv-tiny"), {.dtype = DType::f32});
     Merv& m = loaded.merv;
-    const auto numbers = [&](const char* name) {
-        const Tensor t = golden.file->tensor(name);
-        return std::vector<int32_t>(t.data<int32_t>(), t.data<int32_t>() + t.numel());
-    };
     const Clip clip = read_clip("data/samples/nasa_jwst.mp4", 32);
-    auto each_part = [&](auto f) {
-        for (Encoder& e : m.encoders) std::visit([&](auto& encoder) { f(encoder, e.name + "/"); }, e.model);
-        f(m, std::string()), f(m.llm, std::string("llm/"));
-    };
-    each_part([](auto& module, const std::string&) { train(module); });
+    each_part(m, [](auto& module, const std::string&) { train(module); });
     Gradients first;
     for (Recompute r : {Recompute::none, Recompute::norms_and_gates}) {
         const nn::RecomputeScope scope(r);
         const Visual visual = m.see(clip, {});
-        const Merv::Sample sample{numbers("merv-tiny.ids"), numbers("merv-tiny.labels"), &visual};
+        const Merv::Sample sample{golden.ints("merv-tiny.ids"), golden.ints("merv-tiny.labels"), &visual};
         const Tensor loss = m.loss(std::span(&sample, 1));
         const float* want = golden.file->tensor("merv-tiny.loss").data<float>();
         EXPECT_LE(std::fabs(loss.data<float>()[0] - want[0]), 2.5f * want[1] + 0x1p-23f * want[0]);
         Tape::current().backward(loss);
         Gradients all;
-        each_part([&](auto& module, const std::string& prefix) { all.merge(take_gradients(module, prefix)); });
+        each_part(m, [&](auto& module, const std::string& prefix) { all.merge(take_gradients(module, prefix)); });
         if (r == Recompute::none) first = all;
         else expect_same(all, first);
     }
     golden.expect("merv-tiny", first);
+}
+
+// The whole of MERV through the GPU kernels, every access checked: PyTorch's tokens, loss and gradients (tests/golden/micro.py)
+TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, and its tokens") {
+    const Golden golden{SafeTensors::open(merv::test::golden("micro.safetensors"))};
+    Clip clip;
+    clip.frames = golden.file->tensor("clip");
+    for (int32_t i = 0; i < 16; i++) clip.grid.push_back(i);
+    for (const Device device : {Device::cpu, Device::emu}) {
+        kernels::use_checks(true);
+        const OnDevice on(device);
+        LoadedModel loaded = load_model(merv::test::golden("merv-micro"), {.dtype = DType::f32});
+        Merv& m = loaded.merv;
+        {
+            const NoGrad inference;
+            const Visual visual = m.see(clip, {});
+            const std::vector<int32_t> prompt = golden.ints("prompt_tokens"), tokens = golden.ints("tokens");
+            const Tensor embeds = m.splice(prompt, &visual);
+            KvCache cache = m.llm.cache(embeds.dim(0) + int64_t(tokens.size()));
+            const Tensor hidden = m.llm.forward(embeds, cache);
+            EXPECT(generate(m.llm, cache, m.llm.logits(hidden.slice(hidden.dim(0) - 1, hidden.dim(0))), {.max_tokens = int64_t(tokens.size()), .sampling = {}, .stop = {}}) == tokens);
+        }
+        each_part(m, [](auto& module, const std::string&) { train(module); });
+        const Visual visual = m.see(clip, {});
+        const Merv::Sample sample{golden.ints("merv-micro.ids"), golden.ints("merv-micro.labels"), &visual};
+        const Tensor loss = m.loss(std::span(&sample, 1));
+        const float* want = golden.file->tensor("merv-micro.loss").data<float>();
+        EXPECT_LE(std::fabs(to_floats(loss)[0] - want[0]), 2.5f * want[1] + 0x1p-23f * want[0]);
+        Tape::current().backward(loss);
+        Gradients all;
+        each_part(m, [&](auto& module, const std::string& prefix) { all.merge(take_gradients(module, prefix)); });
+        golden.expect("merv-micro", all);
+    }
 }
 
 TEST_CASE("gradients: a still image encoded once gives those of its 32 copies") {

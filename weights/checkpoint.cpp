@@ -211,6 +211,7 @@ void require_match(const Checkpoint& file, const std::vector<Wanted>& wanted, co
 void load_strict(Checkpoint& file, const std::vector<Wanted>& wanted, const std::vector<std::string>& known_unused, const std::string& what) {
     require_match(file, wanted, known_unused, what);
     size_t widened = 0;
+    const OnDevice host(Device::cpu);           // where files are read
     for (const auto& [name, tensor] : wanted) widened += file.entry(name).dtype == "F16", tensor->bind(file.take(name));
     std::vector<std::string> left;
     for (const std::string& name : file.unused()) if (is_float_dtype(file.entry(name).dtype)) left.push_back(name);

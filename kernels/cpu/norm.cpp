@@ -16,10 +16,10 @@ template <bool Centre> Stats statistics(const float* x, float* centred, int64_t 
     return {mean, 1.0f / std::sqrt(row_sum(centred, C, [](Vec v) { return v * v; }) / float(C) + eps)};
 }
 
-template <bool Centre, class X> void forward(const Tensor& y, const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) {
+template <bool Centre, class X> void forward(const Tensor& y, const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, const Tensor& residual, const Tensor& sum) {
     const int64_t M = x.rows(), C = x.dim(-1);
-    const X* from = x.data<X>();
-    X* to = y.data<X>();
+    const X *from = x.data<X>(), *more = residual.data<X>();
+    X *to = y.data<X>(), *total = sum.data<X>();
     const std::vector<float> w = to_floats(weight), b = bias ? to_floats(bias) : std::vector<float>();
 #pragma omp parallel if (M * C > 1 << 14)
     {
@@ -27,7 +27,12 @@ template <bool Centre, class X> void forward(const Tensor& y, const Tensor& x, c
 #pragma omp for
         for (int64_t m = 0; m < M; m++) {
             float* c = centred.data();
-            const float rstd = statistics<Centre>(as_floats(from + m * C, row.data(), C), c, C, eps).rstd;
+            const float* at = as_floats(from + m * C, row.data(), C);
+            if (more) {
+                for (int64_t i = 0; i < C; i++) row[size_t(i)] = float(total[m * C + i] = X(at[i] + float(more[m * C + i])));
+                at = row.data();
+            }
+            const float rstd = statistics<Centre>(at, c, C, eps).rstd;
             X* out = to + m * C;
             if (Centre) for (int64_t i = 0; i < C; i++) out[i] = X(madd(c[i] * rstd, w[size_t(i)], b[size_t(i)]));
             else for (int64_t i = 0; i < C; i++) out[i] = X(c[i] * rstd * w[size_t(i)]);
@@ -35,10 +40,10 @@ template <bool Centre, class X> void forward(const Tensor& y, const Tensor& x, c
     }
 }
 
-template <bool Centre, class X> void backward(const Tensor& dx, const Tensor& dw, const Tensor& db, const Tensor& dy, const Tensor& x, const Tensor& weight, float eps) {
+template <bool Centre, class X> void backward(const Tensor& dx, const Tensor& dw, const Tensor& db, const Tensor& dy, const Tensor& x, const Tensor& weight, float eps, const Tensor& dsum) {
     constexpr int64_t kChunk = 64;
     const int64_t M = x.rows(), C = x.dim(-1), chunks = (M + kChunk - 1) / kChunk;
-    const X *from = x.data<X>(), *grad = dy.data<X>();
+    const X *from = x.data<X>(), *grad = dy.data<X>(), *more = dsum.data<X>();
     X* to = dx.data<X>();
     const std::vector<float> w = to_floats(weight);
     std::vector<float> sums(dw || db ? size_t(chunks * 2 * C) : 0);        // per chunk: dw, then db
@@ -59,7 +64,7 @@ template <bool Centre, class X> void backward(const Tensor& dx, const Tensor& dw
                 for (int64_t i = 0; i < C; i++) g[size_t(i)] = d[i] * w[size_t(i)], gx[size_t(i)] = g[size_t(i)] * xhat[size_t(i)];
                 auto same = [](Vec v) { return v; };
                 const float mean_g = Centre ? row_sum(g.data(), C, same) / float(C) : 0.0f, mean_gx = row_sum(gx.data(), C, same) / float(C);
-                for (int64_t i = 0; i < C; i++) to[m * C + i] = X(rstd * (g[size_t(i)] - mean_g - xhat[size_t(i)] * mean_gx));
+                for (int64_t i = 0; i < C; i++) to[m * C + i] = X(rstd * (g[size_t(i)] - mean_g - xhat[size_t(i)] * mean_gx) + (more ? float(more[m * C + i]) : 0.0f));
             }
     }
     auto fold = [&](const Tensor& t, int64_t offset) {
@@ -76,16 +81,16 @@ template <bool Centre, class X> void backward(const Tensor& dx, const Tensor& dw
 }
 
 template <> void run(const LayerNormFwd& a) {
-    with_float_type(a.x.dtype(), [&]<class X>() { forward<true, X>(a.y, a.x, a.w, a.b, a.eps); });
+    with_float_type(a.x.dtype(), [&]<class X>() { forward<true, X>(a.y, a.x, a.w, a.b, a.eps, a.residual, a.sum); });
 }
 template <> void run(const LayerNormBwd& a) {
-    with_float_type(a.x.dtype(), [&]<class X>() { backward<true, X>(a.dx, a.dw, a.db, a.dy, a.x, a.w, a.eps); });
+    with_float_type(a.x.dtype(), [&]<class X>() { backward<true, X>(a.dx, a.dw, a.db, a.dy, a.x, a.w, a.eps, a.dsum); });
 }
 template <> void run(const RmsNormFwd& a) {
-    with_float_type(a.x.dtype(), [&]<class X>() { forward<false, X>(a.y, a.x, a.w, {}, a.eps); });
+    with_float_type(a.x.dtype(), [&]<class X>() { forward<false, X>(a.y, a.x, a.w, {}, a.eps, a.residual, a.sum); });
 }
 template <> void run(const RmsNormBwd& a) {
-    with_float_type(a.x.dtype(), [&]<class X>() { backward<false, X>(a.dx, a.dw, {}, a.dy, a.x, a.w, a.eps); });
+    with_float_type(a.x.dtype(), [&]<class X>() { backward<false, X>(a.dx, a.dw, {}, a.dy, a.x, a.w, a.eps, a.dsum); });
 }
 
 }

@@ -26,5 +26,10 @@ template <> void run(const RopeFwd& a) {
         }
     });
 }
+template <> void run(const RopeAppend& a) {
+    rope(RopeFwd{.y = a.q_out, .x = a.q, .cos = a.cos, .sin = a.sin, .start = a.start});
+    rope(RopeFwd{.y = a.k_out, .x = a.k, .cos = a.cos, .sin = a.sin, .start = a.start});
+    if (a.v_out.raw() != a.v.raw()) a.v_out.copy_from(a.v);
+}
 
 }

@@ -1,8 +1,9 @@
 // The matrix product under every linear layer, forward and backward, and what follows it elementwise (kernels/linear.h).
 //
-// Two products. bf16 times bf16 runs on the tensor cores: blocks of 128 x 128 outputs, 8 warps of 64 x 32, three stages of 32 k by
+// Three products. Up to four rows against a matrix that lies along k (a decoder's step) go to few_rows, which reads w once, in whole
+// sectors, at the speed of memory. Else bf16 times bf16 runs on the tensor cores: blocks of 128 x 128 outputs, 8 warps of 64 x 32, three stages of 32 k by
 // cp.async, fragments by ldmatrix. Everything else (f32, mixed types, rows that are no multiples of 16 bytes) runs as plain
-// multiply-adds on blocks of 64 x 64: f32 means f32 here, never TF32. Bound by arithmetic, for few rows by reading w.
+// multiply-adds on blocks of 64 x 64: f32 means f32 here, never TF32. Bound by arithmetic.
 //
 // An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
 // ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
@@ -243,11 +244,49 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
     }
 }
 
+// ---- few rows
+
+constexpr int kFewRows = 4, kFewColumns = 4;    // of x and of y that a warp has at once: each of its loads of x serves four columns
+
+template <int kM, class TA, class TB, class Epilogue> __global__ void __launch_bounds__(128) few_rows(const TA* a, int64_t lda, const TB* b, int64_t ldb, int M, int64_t N, int64_t K, Epilogue epilogue) {
+    constexpr int n = 16 / sizeof(TB);
+    const int64_t n0 = (int64_t(blockIdx.x) * 4 + threadIdx.x / 32) * kFewColumns;
+    const int lane = int(threadIdx.x) % 32;
+    if (n0 >= N) return;
+    float sum[kM][kFewColumns] = {};
+#pragma unroll 2
+    for (int64_t k = lane * n; k < K; k += 32 * n) {
+        float w[kFewColumns][n];
+#pragma unroll
+        for (int j = 0; j < kFewColumns; j++) load(w[j], b + (n0 + j < N ? n0 + j : N - 1) * ldb + k);
+#pragma unroll
+        for (int m = 0; m < kM; m++) {
+            float x[n];
+            load(x, a + (m < M ? m : M - 1) * lda + k);
+#pragma unroll
+            for (int j = 0; j < kFewColumns; j++)
+#pragma unroll
+                for (int e = 0; e < n; e++) sum[m][j] = fmaf(x[e], w[j][e], sum[m][j]);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < kM; m++)
+#pragma unroll
+        for (int j = 0; j < kFewColumns; j++) {
+            float v[1] = {warp_reduce(sum[m][j], Sum())};
+            if (lane == m * kFewColumns + j && m < M && n0 + j < N) epilogue.finish(m, n0 + j, v);
+        }
+}
+
 template <class T> bool in_sectors(const Operand<T>& o) { return uintptr_t(o.at) % 16 == 0 && o.ld * int64_t(sizeof(T)) % 16 == 0; }
 
 // width: elements of a row that the epilogue may move at once
 template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue) {
     if (M == 0 || N == 0) return;
+    if (M <= kFewRows && a.along_k && b.along_k && K % std::max(16 / int(sizeof(TA)), 16 / int(sizeof(TB))) == 0 && in_sectors(a) && in_sectors(b)) {
+        auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, 4 * kFewColumns)}, {128}}, kernel, a.at, a.ld, b.at, b.ld, int(M), N, K, epilogue); };
+        return M == 1 ? go(few_rows<1, TA, TB, Epilogue>) : M == 2 ? go(few_rows<2, TA, TB, Epilogue>) : go(few_rows<4, TA, TB, Epilogue>);
+    }
     with_width(std::min(width, 4), [&]<int w>() {
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)

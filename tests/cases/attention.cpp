@@ -104,7 +104,7 @@ Setting setting(const Problem& p) {
                 return nn::attention({.q = x[0], .k = x[1], .v = x[2], .queries = Layout::contiguous(p.S, p.Nq), .keys = keys, .heads = p.H, .kv_heads = p.Hkv,
                                       .head_dim = p.D, .mask = p.mask, .k_len = lengths(p)});
             },
-            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, apart(p), false, q); }};
+            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, apart(p), false, q); }, Setting::Gradient::checked, false, true, p.Nq != 1};
 }
 Setting lse_setting(const Problem& p) {
     return {name(p), inputs_apart(p),
@@ -129,7 +129,7 @@ Setting first_rows(int64_t Nq, int64_t Nk, int64_t D) {
                 return nn::attention({.q = nn::slice_rows(x[0], 0, Nq), .k = x[0], .v = x[0], .queries = Layout::contiguous(1, Nq), .keys = Layout::contiguous(1, Nk),
                                       .heads = 1, .kv_heads = 1, .head_dim = D});
             },
-            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, {0, 0, 0, at, at, at}, false, q); }};
+            [=](const std::vector<Numbers>& x, Round q) { return formula(x, p, {0, 0, 0, at, at, at}, false, q); }, Setting::Gradient::checked, false, true, Nq != 1};
 }
 
 // One packed projection (rows, spare | v | q | k | spare); sequences contiguous, or across frames

@@ -1,6 +1,8 @@
 // layernorm and rmsnorm over the last dimension
 #include "tests/harness.h"
 #include <cmath>
+#include "kernels/elementwise.h"
+#include "kernels/norm.h"
 #include "nn/functional.h"
 #include "tests/test.h"
 
@@ -87,4 +89,39 @@ TEST_CASE("layernorm, rmsnorm: wrong arguments are refused by name") {
     EXPECT_THROWS_WITH_AS(nn::layernorm(many, w, w, kEps), doctest::Contains("layernorm: "), std::logic_error);
     EXPECT_THROWS_WITH_AS(nn::rmsnorm(x, short_w, kEps), doctest::Contains("rmsnorm: x f32(4, 8), w f32(7)"), std::logic_error);
     EXPECT_THROWS_WITH_AS(nn::rmsnorm(many, w, kEps), doctest::Contains("rmsnorm: "), std::logic_error);
+}
+
+// In the same pass as the sum, on every device: the bits of adding first. Backward adds what comes in beside, in f32 exactly.
+TEST_CASE("norm: with a residual") {
+    kernels::use_checks(true);
+    for (Device device : {Device::cpu, Device::emu})
+        for (DType dtype : {DType::f32, DType::bf16})
+            for (int64_t C : {7, 64, 1030}) {
+                const OnDevice on(device);
+                const int64_t M = 5;
+                auto random = [&](const char* what, Shape shape) { return normal(shape, concat(what, C), 0, 1, dtype).to(device); };
+                const Tensor x = random("x", {M, C}), r = random("r", {M, C}), w = random("w", {C}), b = random("b", {C}), dy = random("dy", {M, C}), dsum = random("dsum", {M, C});
+                const Tensor sum = empty_like(x), fused_sum = empty_like(x);
+                kernels::add({.y = sum, .a = x, .b = r});
+                for (bool centre : {true, false}) {
+                    const Tensor y = empty_like(x), fused = empty_like(x), dx = empty_like(x), fused_dx = empty_like(x), added = empty_like(x), dw = zeros({C}), db = zeros({C});
+                    if (centre) {
+                        kernels::layernorm({.y = y, .x = sum, .w = w, .b = b});
+                        kernels::layernorm({.y = fused, .x = x, .w = w, .b = b, .residual = r, .sum = fused_sum});
+                        kernels::layernorm({.dx = dx, .dw = dw, .db = db, .dy = dy, .x = sum, .w = w});
+                        kernels::layernorm({.dx = fused_dx, .dw = dw, .db = db, .dy = dy, .x = sum, .w = w, .dsum = dsum});
+                    } else {
+                        kernels::rmsnorm({.y = y, .x = sum, .w = w});
+                        kernels::rmsnorm({.y = fused, .x = x, .w = w, .residual = r, .sum = fused_sum});
+                        kernels::rmsnorm({.dx = dx, .dw = dw, .dy = dy, .x = sum, .w = w});
+                        kernels::rmsnorm({.dx = fused_dx, .dw = dw, .dy = dy, .x = sum, .w = w, .dsum = dsum});
+                    }
+                    kernels::add({.y = added, .a = dx, .b = dsum});
+                    EXPECT(same_bits(fused.to(Device::cpu), y.to(Device::cpu)));
+                    EXPECT(same_bits(fused_sum.to(Device::cpu), sum.to(Device::cpu)));
+                    if (dtype == DType::f32) { EXPECT(same_bits(fused_dx.to(Device::cpu), added.to(Device::cpu))); continue; }
+                    const std::vector<float> got = to_floats(fused_dx), twice = to_floats(added), once = to_floats(dx);        // halves of a unit in the last place: one of dx, one of each sum
+                    for (size_t i = 0; i < got.size(); i++) EXPECT(std::fabs(got[i] - twice[i]) <= 0x1p-8f * (std::fabs(once[i]) + 2 * std::fabs(twice[i])));
+                }
+            }
 }

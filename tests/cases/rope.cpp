@@ -57,3 +57,29 @@ TEST_CASE("rope: wrong arguments are refused by name") {
     refused([&] { nn::rope(Tensor({4, 2, 8}, DType::i32), cos, sin, 0); });
     refused([&] { nn::rope(x, normal({6, 4}, "cos", 0, 1, DType::bf16), normal({6, 4}, "sin", 0, 1, DType::bf16), 0); });
 }
+
+TEST_CASE("rope: appended to a cache") {
+    kernels::use_checks(true);
+    for (Device device : {Device::cpu, Device::emu})
+        for (DType dtype : {DType::f32, DType::bf16})
+            for (int64_t D : {6, 16}) {
+                const int64_t N = 3, H = 4, Hkv = 2, start = 5, capacity = 11;
+                const OnDevice on(device);
+                auto random = [&](const char* what, Shape shape) { return normal(shape, concat(what, D), 0, 1, dtype).to(device); };
+                const Tensor q = random("q", {N, H, D}), k = random("k", {N, Hkv, D}), v = random("v", {N, Hkv, D}), k_cache = random("k cache", {capacity, Hkv * D}), v_cache = random("v cache", {capacity, Hkv * D});
+                const Tensor cos = normal({capacity, D / 2}, "cos").to(device), sin = normal({capacity, D / 2}, "sin").to(device), old_k = empty_like(k_cache), old_v = empty_like(v_cache);
+                old_k.copy_from(k_cache), old_v.copy_from(v_cache);
+                const Tensor turned = nn::rope_append(q, k, v, cos, sin, start, k_cache, v_cache);
+                auto same = [](const Tensor& a, const Tensor& b) { return same_bits(a.to(Device::cpu).reshape({a.numel()}), b.to(Device::cpu).reshape({b.numel()})); };
+                EXPECT(same(turned, nn::rope(q, cos, sin, start)));
+                EXPECT(same(k_cache.slice(start, start + N), nn::rope(k, cos, sin, start)));
+                EXPECT(same(v_cache.slice(start, start + N), v));
+                for (const auto& [now, old] : {std::pair{k_cache, old_k}, std::pair{v_cache, old_v}}) {
+                    EXPECT(same(now.slice(0, start), old.slice(0, start)));
+                    EXPECT(same(now.slice(start + N, capacity), old.slice(start + N, capacity)));
+                }
+            }
+    const Tensor q = normal({2, 2, 8}, "q"), k = normal({2, 1, 8}, "k"), cos = normal({6, 4}, "cos"), cache = normal({4, 8}, "cache");
+    EXPECT_THROWS_WITH_AS(nn::rope_append(q, k, k, cos, cos, 3, cache, cache), doctest::Contains("rope_append: rows 3 to 5"), std::logic_error);
+    EXPECT_THROWS_WITH_AS(nn::rope_append(q, k, q, cos, cos, 0, cache, cache), doctest::Contains("rope_append: "), std::logic_error);
+}
