@@ -37,6 +37,7 @@ fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
 # Checked, with faults to be found: which one is chosen at run time (tests/test_bugs.cpp)
 bugs.mode     := checked
+bugs.without  := %_sm90.cu kernels/ladder/%        # tests/emu/linear_sm90.cu compiles its faults one by one
 bugs.flags     = $(checked.flags) -include tests/emu/seeded_bug.h -DBUG='merv_seeded_bug()'
 # Counted: each basic block calls count.cpp too. What would split a vector access, merge scalar ones, or copy or merge blocks is off.
 counted.flags := -O2 -DMERV_EMU_COUNTED -fsanitize=thread -fsanitize-coverage=trace-pc $(addprefix -fno-,tree-sra tree-vectorize thread-jumps reorder-blocks \
@@ -88,7 +89,7 @@ $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 # Likewise the emulated kernels, one object per mode
 define emu
 $(B)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(or $($(1).mode),$(1)) -c $$< -o $$@
-$(B)/kernels/emu_$(1).o: $(GPU:%.cu=$(B)/emu_$(1)/%.o)
+$(B)/kernels/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(filter-out $($(1).without),$(GPU)))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
 $(B)/tests/emu_$(1).o: $(patsubst %.cu,$(B)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
 	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all

@@ -8,6 +8,7 @@
 #define MERV_VARIANT_OF(n) emu_variant_##n
 #define MERV_GPU MERV_VARIANT(BUG)
 #define MERV_VARIANT(n) MERV_VARIANT_OF(n)
+#undef BUG
 #define BUG 1
 #include "kernels/cuda/linear_sm90.cu"
 #undef BUG
