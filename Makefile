@@ -99,6 +99,10 @@ link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
 $(B)/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$<" ; $(CXX) $(CXXFLAGS) $(CPPFLAGS) -c $< -o $@
 $(B)/core/version.o: CPPFLAGS += -DMERV_COMMIT='"$(shell git describe --always --dirty 2>/dev/null || echo unknown)"'
+# Copies of the layout functions with one mistake each, which the comparison with CuTe has to notice
+$(B)/tests/emu/layout_mutants.h: tests/emu/mutate_layout.sh kernels/emu/layout.h tests/emu/layout_mutations.txt ; @mkdir -p $(@D) ; $^ > $@
+$(B)/tests/test_layouts.o: $(B)/tests/emu/layout_mutants.h
+$(B)/tests/test_layouts.o: CPPFLAGS += -I$(B)
 $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 -include $(shell find $(B) -name '*.d' $(if $(SAN),,-not -path '*-*/*') 2>/dev/null)
 
@@ -113,7 +117,7 @@ fuzz: deps-fuzz
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
 NVCC ?= nvcc
-CUBINS := $(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu)))
+CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu))))
 $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
 cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS)

@@ -30,6 +30,7 @@ struct Work {
 struct Grid {
     dim3 grid, block;
     size_t smem = 0;                            // bytes of dynamic shared memory
+    dim3 cluster = {1, 1, 1};                   // blocks; more than one on sm_90
 };
 
 #ifdef __CUDACC__
@@ -41,6 +42,10 @@ template <class... P, class... A> void launch(Work work, Grid g, void (*kernel)(
     if (g.smem > 48 * 1024) must(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
     cudaLaunchConfig_t c{};
     c.gridDim = g.grid, c.blockDim = g.block, c.dynamicSmemBytes = g.smem;
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {g.cluster.x, g.cluster.y, g.cluster.z};
+    if (g.cluster.x * g.cluster.y * g.cluster.z > 1) c.attrs = &cluster, c.numAttrs = 1;
     must(cudaLaunchKernelEx(&c, kernel, P(std::forward<A>(arguments))...));
 }
 
@@ -117,7 +122,7 @@ template <class... P> struct KernelCall {
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
     KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
-    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call});
+    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, g.cluster});
 }
 
 #define DYN_SMEM(name) unsigned char* name = ::merv::emu::dynamic_shared()
@@ -245,3 +250,5 @@ MERV_DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); 
 MERV_DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
 }
+
+#include "kernels/gpu_hopper.h"

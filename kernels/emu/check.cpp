@@ -18,6 +18,7 @@ std::shared_ptr<const Learned> join(const std::shared_ptr<const Learned>& a, con
     auto both = std::make_shared<Learned>(*a);
     both->epoch = std::max(a->epoch, b->epoch);
     join(both->clocks, b->clocks);
+    join(both->proxied, b->proxied);
     return both;
 }
 void join(Remote& a, const Remote& b) {
@@ -26,6 +27,7 @@ void join(Remote& a, const Remote& b) {
         known = join(known, learned);
     }
 }
+uint32_t at(const Clocks& c, size_t i) { return i < c.size() ? c[i] : 0; }
 void tick(Thread& t) { t.heard[size_t(t.number)] = ++t.clock; }
 
 uint32_t first_of_launch;                       // serial of the launch's first block
@@ -36,16 +38,28 @@ bool before_now(const Record& r) {
     const Block& b = *t.block;
     if (r.block < first_of_launch) return true; // an earlier launch
     if (r.clock == kUnderWay) return false;
-    if (r.block != b.serial) {
-        for (const Remote* remote : {&t.remote, &b.remote})
-            if (const auto it = remote->find(r.block); it != remote->end())
-                if (r.epoch < it->second->epoch || (r.thread < it->second->clocks.size() && r.clock <= it->second->clocks[r.thread])) return true;
-        return false;
-    }
-    return r.thread == t.number || r.epoch < b.epoch || r.clock <= t.heard[r.thread];
+    auto heard = [&](const Clocks& mine, const Clocks& all) {
+        for (size_t i = r.thread; i < size_t(r.thread) + (r.four ? 4 : 1); i++) if (std::max(at(mine, i), at(all, i)) < r.clock) return false;
+        return true;
+    };
+    if (r.block == b.serial) return r.thread == t.number || r.epoch < b.epoch || heard(t.heard, b.common.clocks);
+    for (const Remote* remote : {&t.remote, &b.remote})
+        if (const auto it = remote->find(r.block); it != remote->end() && (r.epoch < it->second->epoch || heard(it->second->clocks, {}))) return true;
+    return false;
+}
+// Whether the writer of r has executed a proxy fence since, and this thread has heard of it
+bool seen_by_async_proxy(const Record& r) {
+    const Thread& t = *current;
+    const Block& b = *t.block;
+    if (r.async || r.block < first_of_launch) return true;
+    if (r.block == b.serial) return std::max(at(t.proxied, r.thread), at(b.common.proxied, r.thread)) >= r.clock;
+    for (const Remote* remote : {&t.remote, &b.remote})
+        if (const auto it = remote->find(r.block); it != remote->end() && at(it->second->proxied, r.thread) >= r.clock) return true;
+    return false;
 }
 
 std::string who(const Record& r) {
+    if (r.async) return r.four ? "wgmma" : "TMA";
     if (r.block != current->block->serial) return "another block";
     return name_of(*current->block->threads[r.thread]);
 }
@@ -56,28 +70,31 @@ void race(const char* what, const Record& other, const char* its, uintptr_t addr
 }
 
 // The object's bytes [address, address + bytes) of it; cells lie from `cell` on.
-void check_cells(Cell* cell, uintptr_t address, size_t bytes, unsigned kind, bool shared, Record now) {
-    const uint32_t serial = current->block->serial;
-    const bool write = kind & kWrite;
+void check_cells(const Place& place, uintptr_t address, size_t bytes, unsigned kind, Record now) {
+    Cell* cell = cells_of(place, address);
+    const bool write = kind & kWrite, shared = place.owner;
+    const uint32_t first = shared ? place.owner->cluster->first : 0;       // older records are of a block that had this memory before
     for (uintptr_t a = address, end = address + bytes; a < end; cell++) {
         const uintptr_t next = std::min(end, (a / kCellBytes + 1) * kCellBytes);
         now.bytes = uint8_t(((1u << (next - a)) - 1) << a % kCellBytes);
-        auto counts = [&](const Record& r) { return r.block && (!shared || r.block == serial) && (r.bytes & now.bytes); };
+        auto counts = [&](const Record& r) { return r.block && r.block >= first && (r.bytes & now.bytes); };
         Record& w = cell->write;
-        if (shared && !write && !(w.block == serial)) {
+        if (shared && !write && w.block < first) {
             report("UNINIT", place_name(now.where), concat(name_of(*current), " reads ", describe(a), ", which nobody has written, at ", place_name(now.where)));
             w = now;
         } else if (counts(w) && !(w.atomic && now.atomic) && !before_now(w)) race(write ? "a write of" : "a read of", w, "a write", a, now.where);
+        else if (now.async && counts(w) && !seen_by_async_proxy(w))
+            report("PROXY", place_name(now.where) + " " + place_name(w.where), concat(who(now), " at ", place_name(now.where), " uses ", describe(a), ", written by ", who(w), " at ", place_name(w.where), ", without a fence.proxy.async by the writer since"));
         if (write) {
             for (Record& r : cell->reads) {
                 if (counts(r) && !(r.atomic && now.atomic) && !before_now(r)) race("a write of", r, "a read", a, now.where);
                 if (r.bytes & now.bytes) r = {};
             }
-            if (w.block == serial && !(w.bytes & now.bytes) && w.thread == now.thread) now.bytes |= w.bytes;      // both bytes, one after the other
+            if (w.block == now.block && w.block >= first && !(w.bytes & now.bytes) && w.thread == now.thread) now.bytes |= w.bytes;      // both bytes, one after the other
             w = now;
         } else {
             Record* slot = nullptr;
-            for (Record& r : cell->reads) if (!slot && (!r.block || (shared && r.block != serial) || (r.thread == now.thread && r.block == now.block && !(r.bytes & ~now.bytes)))) slot = &r;
+            for (Record& r : cell->reads) if (!slot && (!r.block || r.block < first || (r.thread == now.thread && r.block == now.block && !(r.bytes & ~now.bytes)))) slot = &r;
             for (Record& r : cell->reads) if (!slot && before_now(r)) slot = &r;
             *(slot ? slot : &cell->reads[random_bits() % 3]) = now;
         }
@@ -90,7 +107,17 @@ Record record(unsigned kind, uint32_t where) {
     return {t.block->serial, t.clock, t.block->epoch, where, uint16_t(t.number), 0, uint8_t(kind & kAtomic ? 1 : 0)};
 }
 
+Learned knowledge(const Thread& t) {            // of its own block
+    Learned mine{t.block->epoch, t.heard, t.proxied};
+    join(mine.clocks, t.block->common.clocks);
+    join(mine.proxied, t.block->common.proxied);
+    return mine;
 }
+
+}
+
+Record record_now(uint32_t where) { return record(kWrite, where); }
+bool is_before_now(const Record& r) { return before_now(r); }
 
 bool checking() { return launched->mode == Mode::checked; }
 
@@ -99,13 +126,14 @@ void begin_checks(Block& b) {
     if (b.index.x == 0 && b.index.y == 0 && b.index.z == 0) first_of_launch = b.serial, released.clear();
     b.dynamic_cells.resize((launched->smem + 1023) / 1024 * 1024 / kCellBytes);     // cells of another block do not count
     b.static_cells.resize(b.statics.size() / kCellBytes + 1);
+    b.common = {};
     for (Thread* t : b.threads) {
         t->heard.assign(b.threads.size(), 0);
         t->heard[size_t(t->number)] = t->clock;
     }
 }
 
-void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where) {
+void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as) {
     const Place p = place_of(address);
     if (p.kind == Place::stack || p.kind == Place::arguments || p.kind == Place::program) return;
     const char* what = kind & kWrite ? "writes" : "reads";
@@ -114,26 +142,71 @@ void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where) {
         if (p.kind == Place::unknown) return;
         if (address < p.begin || address + bytes > p.end) return;
     }
-    if (bytes > 1 && bytes <= 16 && address % bytes) report("ALIGN", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at an address that is no multiple of it, at ", place_name(where)));
-    check_cells(cells_of(p, address), address, bytes, kind, p.kind != Place::global, record(kind, where));
+    if (!as && bytes > 1 && bytes <= 16 && address % bytes) report("ALIGN", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at an address that is no multiple of it, at ", place_name(where)));
+    if (p.owner && p.owner != current->block && p.owner->live == 0) report("CLUSTER", place_name(where), concat(name_of(*current), " ", what, " shared memory of a block that has exited, at ", place_name(where)));
+    check_cells(p, address, bytes, kind, as ? *as : record(kind, where));
+}
+
+// ---- actors
+
+uint16_t new_actors(Block& b, int n) {
+    b.actors = uint16_t(b.actors + n);
+    return uint16_t(b.threads.size() + b.actors - size_t(n));
+}
+Record record_of(const Block& b, uint16_t actor, uint32_t clock, uint32_t where, unsigned kind) {
+    Record r{b.serial, clock, kNoEpoch, where, actor};
+    r.atomic = kind & kAtomic ? 1 : 0, r.async = 1;
+    return r;
+}
+void hear(Thread& t, size_t actor, uint32_t clock) {
+    if (t.heard.size() <= actor) t.heard.resize(actor + 1);
+    t.heard[actor] = std::max(t.heard[actor], clock);
+}
+uint32_t heard_of(const Thread& t, size_t actor) { return std::max(at(t.heard, actor), at(t.block->common.clocks, actor)); }
+
+void fence_proxy(Thread& t) {
+    if (t.proxied.size() <= size_t(t.number)) t.proxied.resize(size_t(t.number) + 1);
+    t.proxied[size_t(t.number)] = t.clock;
+    t.block->uses_proxies = true;
+    tick(t);
 }
 
 // ---- what orders
 
 void meet_all(Block& b) {
     b.epoch++;
-    for (Thread* t : b.threads) if (!t->done) join(b.remote, t->remote);
+    for (Thread* t : b.threads) {
+        if (t->done) continue;
+        join(b.remote, t->remote);
+        if (b.uses_proxies) join(b.common.proxied, t->proxied);
+        if (b.actors) join(b.common.clocks, t->heard);
+    }
     for (Thread* t : b.threads) if (!t->done) tick(*t);
 }
 void meet(const std::vector<Thread*>& threads) {
-    Clocks all;
+    Clocks all, proxied;
     Remote remote;
-    for (const Thread* t : threads) join(all, t->heard), join(remote, t->remote);
-    for (Thread* t : threads) t->heard = all, t->remote = remote, tick(*t);
+    for (const Thread* t : threads) join(all, t->heard), join(remote, t->remote), join(proxied, t->proxied);
+    for (Thread* t : threads) t->heard = all, t->remote = remote, t->proxied = proxied, tick(*t);
+}
+// Through an mbarrier or a cluster's barrier: all a thread knows is offered to those who wait.
+void offer_clocks(Remote& to) {
+    Thread& t = *current;
+    auto& known = to[t.block->serial];
+    known = join(known, std::make_shared<const Learned>(knowledge(t)));
+    join(to, t.remote);
+    join(to, t.block->remote);
+    tick(t);
+}
+void hear_clocks(const Remote& from) {
+    Thread& t = *current;
+    for (const auto& [block, learned] : from)
+        if (block == t.block->serial) join(t.heard, learned->clocks), join(t.proxied, learned->proxied);
+        else t.remote[block] = join(t.remote[block], learned);
 }
 // A fence before an atomic or a release hands on what came before; behind an atomic or an acquire it takes what was handed on.
 void fence_clocks(Thread& t) {
-    t.fenced_clock = t.clock, t.fenced_epoch = t.block->epoch, t.fenced_heard = t.heard;
+    t.fenced_clock = t.clock, t.fenced = knowledge(t);
     join(t.remote, t.offered);
     t.offered.clear();
     tick(t);
@@ -141,7 +214,7 @@ void fence_clocks(Thread& t) {
 void release_clocks(const void* p) {
     Thread& t = *current;
     if (!t.fenced_clock) return;
-    auto mine = std::make_shared<Learned>(Learned{t.fenced_epoch, t.fenced_heard});
+    auto mine = std::make_shared<Learned>(t.fenced);
     Remote& at = released[uintptr_t(p)];
     at[t.block->serial] = join(at[t.block->serial], mine);
     join(at, t.remote);
@@ -154,7 +227,7 @@ void acquire_clocks(const void* p) {
 void begin_copy(uintptr_t shared, size_t bytes, uint32_t where) {
     Record now = record(kWrite, where);
     now.clock = kUnderWay;
-    check_cells(cells_of(place_of(shared), shared), shared, bytes, kWrite, true, now);
+    check_cells(place_of(shared), shared, bytes, kWrite, now);
 }
 void end_copy(uintptr_t shared, size_t bytes, uint32_t) {
     Cell* cells = cells_of(place_of(shared), shared);
@@ -193,7 +266,11 @@ namespace {
 
 inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
     using namespace merv::emu;
-    if (!current || uintptr_t(p) - uintptr_t(current->stack) < kStack || !checking()) return;
+    if (!current || !checking()) return;
+    if (uintptr_t(p) - uintptr_t(current->stack) < kStack) {
+        if (current->registers_fenced || !current->accumulators.empty()) saw_registers(uintptr_t(p), bytes, instruction);
+        return;
+    }
     static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
     auto& known = recent[uintptr_t(instruction) / 4 % 4096];
     if (known.instruction != instruction) known = {instruction, where_is(instruction)};

@@ -3,6 +3,7 @@
 #include <cstring>
 #include "core/check.h"
 #include "core/dtype.h"
+#include "kernels/emu/layout.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
@@ -34,29 +35,31 @@ void vote_lanes(const Lanes& lanes) {
     for (int l = 0; l < 32; l++) if (lanes.has(l) && lanes.of<Vote>(l).predicate) ballot |= 1u << l;
     for (int l = 0; l < 32; l++) if (lanes.has(l)) lanes.of<Vote>(l).ballot = ballot;
 }
-// mma.sync.m16n8k16, fragments as the PTX ISA draws them: lane l = 4 g + t holds rows g and g + 8 of A and C, column g of B.
+// mma.sync.m16n8k16
 void mma_lanes(const Lanes& lanes) {
     float a[16][16], b[16][8];
     for (int l = 0; l < 32; l++) {
         const Mma& m = lanes.of<Mma>(l);
-        const int g = l / 4, t = l % 4;
-        for (int h = 0; h < 2; h++) {
-            for (int i = 0; i < 4; i++) a[g + 8 * (i & 1)][2 * t + h + 8 * (i >> 1)] = float_of(m.a[i], h);
-            for (int i = 0; i < 2; i++) b[2 * t + h + 8 * i][g] = float_of(m.b[i], h);
+        for (int v = 0; v < 8; v++) {
+            const layout::Element e = layout::fragment(l, v);
+            a[e.row][e.column] = float_of(m.a[v / 2], v % 2);
+        }
+        for (int v = 0; v < 4; v++) {
+            const layout::Element e = layout::fragment_b(l, v);
+            b[e.row][e.column] = float_of(m.b[v / 2], v % 2);
         }
     }
     for (int l = 0; l < 32; l++)
         for (int i = 0; i < 4; i++) {
-            const int row = l / 4 + 8 * (i >> 1), column = 2 * (l % 4) + (i & 1);
+            const auto [row, column] = layout::fragment(l, i);
             float sum = 0;
             for (int k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
             lanes.of<Mma>(l).d[i] += sum;
         }
 }
-// ldmatrix.x1/x2/x4: lanes 8 i .. 8 i + 7 give the rows of matrix i; lane l gets elements 2 (l % 4), + 1 of row l / 4, or with
-// .trans of column l / 4.
+// ldmatrix.x1/x2/x4: lanes 8 i .. 8 i + 7 give the rows of matrix i.
 void ldmatrix_lanes(const Lanes& lanes, Site site) {
-    uint16_t m[4][8][8];
+    uint16_t m[32][8];
     const int count = lanes.of<Ldmatrix>(0).count;
     Thread* self = current;
     for (int l = 0; l < 8 * count; l++) {
@@ -65,15 +68,18 @@ void ldmatrix_lanes(const Lanes& lanes, Site site) {
         shared_address(row, site);
         if (uintptr_t(row) % 16) report("ALIGN", name_of(site), concat("a row of ldmatrix is not 16-byte aligned, lane ", l, " of ", name_of(*current), " at ", name_of(site)));
         if (checking()) access(uintptr_t(row), 16, kRead, where_is(site));
-        std::memcpy(m[l / 8][l % 8], row, 16);
+        std::memcpy(m[l], row, 16);
     }
     current = self;
     for (int l = 0; l < 32; l++) {
         const Ldmatrix& o = lanes.of<Ldmatrix>(l);
         for (int i = 0; i < count; i++) {
-            const int r = l / 4, c = 2 * (l % 4);
-            const uint32_t low = o.trans ? m[i][c][r] : m[i][r][c], high = o.trans ? m[i][c + 1][r] : m[i][r][c + 1];
-            o.r[i] = low | high << 16;
+            uint32_t half[2];
+            for (int h = 0; h < 2; h++) {
+                const auto [source, element] = layout::ldmatrix_source(l, i, h, o.trans);
+                half[h] = m[source][element];
+            }
+            o.r[i] = half[0] | half[1] << 16;
         }
     }
 }
@@ -176,7 +182,11 @@ void barrier(int id, int threads, bool wait, Site site) {
 }
 
 void leave_collectives(Thread& t) {
-    t.block->warps[t.number / 32].done |= 1u << t.number % 32;
+    const unsigned lane = 1u << t.number % 32;
+    WarpState& w = t.block->warps[t.number / 32];
+    w.done |= lane;
+    for (const WarpGroup& g : w.groups)
+        if (g.mask & lane) report("WARP", name_of(g.site), concat(name_of(t), " exits, but lanes 0x", std::hex, g.in, " wait for it in ", kNames[int(g.op)], " at ", name_of(g.site)));
     Barrier& bar = t.block->barriers[0];
     if (bar.threads == kAll && complete(bar, *t.block)) release(bar, *t.block, true);
 }

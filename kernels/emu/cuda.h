@@ -69,8 +69,51 @@ void cp_async_commit();
 void cp_async_wait(int pending, Site);
 void trap(const char* what, Site);
 
+// ---- sm_90: kernels/gpu_hopper.h says what these are
+void mbarrier_init(uint64_t*, int64_t count, Site);
+void mbarrier_inval(uint64_t*, Site);
+void mbarrier_arrive(uint64_t*, int64_t expected_bytes, bool arrives, Site);    // also another block's of the cluster
+bool mbarrier_test(uint64_t*, uint32_t parity, Site);
+void mbarrier_wait(uint64_t*, uint32_t parity, Site);
+void fence_mbarriers();
+void fence_async();
+
+struct alignas(64) TensorMap {                  // of 2 or 3 dimensions, innermost first
+    char* base = nullptr;
+    int element = 0, rank = 0, span = 0;        // bytes; of the swizzle
+    uint64_t size[3] = {1, 1, 1}, stride[3] = {};       // in elements; in bytes
+    uint32_t box[3] = {1, 1, 1};
+};
+void check(const TensorMap&);                   // throws, or reports in the scope of a Collect
+struct BoxAt { int rank, c[3]; };               // coordinates of a box's first element, innermost first
+void tma_load(void* shared, const TensorMap*, uint64_t* mbarrier, BoxAt, unsigned blocks, Site);       // blocks: ranks in the cluster as bits; 0: this one
+void tma_store(const TensorMap*, const void* shared, BoxAt, Site);
+void bulk_load(void* shared, const void* global, uint32_t bytes, uint64_t* mbarrier, Site);
+void bulk_store(void* global, const void* shared, uint32_t bytes, int add, Site);   // add: 0 stores, 4 adds f32, 2 adds bf16
+void bulk_commit();
+void bulk_wait(int pending, bool read_only, Site);
+
+struct Wgmma {
+    float* d;
+    int n;
+    const uint32_t* a;                          // null: described by a_matrix
+    uint64_t a_matrix, b_matrix;
+    bool accumulate, trans_a, trans_b;
+};
+uint32_t matrix_address(const void*, uint32_t leading, uint32_t stride, Site);      // checks what a descriptor cannot say
+void wgmma(const Wgmma&, Site);
+void wgmma_fence(Site);
+void wgmma_commit(Site);
+void wgmma_wait(int pending, Site);
+void limit_registers(int count, Site);          // setmaxnreg
+
+unsigned cluster_rank(), cluster_size();
+void cluster_arrive(Site);
+void cluster_wait(Site);
+void* cluster_map(const void* shared, unsigned rank, Site);
+
 // ---- launch
-struct Call { const char* name; double bytes, flops; Site site; dim3 grid, block; size_t smem; Mode mode; void (*run)(void*); void* arguments; size_t argument_bytes; };
+struct Call { const char* name; double bytes, flops; Site site; dim3 grid, block; size_t smem; Mode mode; void (*run)(void*); void* arguments; size_t argument_bytes; dim3 cluster{}; };
 void run(const Call&);
 
 inline unsigned lane() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32; }

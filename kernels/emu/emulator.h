@@ -24,7 +24,7 @@ struct Site {                                   // a line of source, for reports
 
 // What a kernel did that no GPU program may. `kind` is one word:
 //   ACCESS out of bounds, host memory   UNINIT   RACE   PROXY missing fence   ALIGN   WARP diverged or wrong lanes
-//   BARRIER   DEADLOCK   ASYNC cp.async, TMA and their groups   MBARRIER   WGMMA   LAUNCH   TRAP
+//   BARRIER   DEADLOCK   ASYNC cp.async, TMA and their groups   MBARRIER   WGMMA and setmaxnreg   CLUSTER   LAUNCH   TRAP
 struct Report {
     std::string kind, text;                     // text: what, by which thread, where, in which kernel launched where
 };

@@ -17,23 +17,46 @@ struct Block;
 // A thread's clock counts the events others can learn of. A Record is an access; it lies before what thread t does now if t
 // has heard of its clock. __syncthreads is the common case, so it only advances the block's epoch: records of an earlier
 // epoch lie before everything now done in the block.
-using Clocks = std::vector<uint32_t>;           // per thread of the block
+//
+// Asynchronous work is done by actors, which count as further threads of the block: an mbarrier's loads, whose clock is the
+// barrier's phase; a thread's stores, whose clock is the bulk group; and a warpgroup's wgmma, whose clock counts them. A thread that
+// waits for the work hears of that clock. __syncthreads does not wait for actors, so their records have no epoch.
+using Clocks = std::vector<uint32_t>;           // per thread and actor of the block
 struct Record {
     uint32_t block = 0;                         // Block::serial; 0: none
     uint32_t clock = 0, epoch = 0;
     uint32_t where = 0;                         // index of a place in the source
-    uint16_t thread = 0;
-    uint8_t bytes = 0;                          // which of the cell's two
-    uint8_t atomic = 0;
+    uint16_t thread = 0;                        // or actor
+    uint8_t bytes : 2 = 0;                      // which of the cell's two
+    uint8_t atomic : 1 = 0;
+    uint8_t async : 1 = 0;                      // by an actor, through the async proxy
+    uint8_t four : 1 = 0;                       // it is over when four actors' clocks have come: a warpgroup's warps
 };
 constexpr uint32_t kUnderWay = ~0u;             // clock of an asynchronous access nobody has waited for
+constexpr uint32_t kNoEpoch = ~0u;              // of an actor's record
 struct Cell { Record write, reads[3]; };        // of two bytes
 constexpr size_t kCellBytes = 2;
-struct Learned { uint32_t epoch; Clocks clocks; };                              // what is known of another block
+struct Learned {                                // what is known of a block
+    uint32_t epoch = 0;
+    Clocks clocks, proxied;                     // proxied: up to there a thread's writes are visible to the async proxy
+};
 using Remote = std::map<uint32_t, std::shared_ptr<const Learned>>;              // by Block::serial
 
 // ---- threads
-enum class Wait { none, barrier, warp, spin };
+enum class Wait { none, barrier, warp, spin, mbarrier, wgmma, cluster };
+struct MBarrier;
+struct Segment { char *shared, *global; int first, last; };                     // bytes of 16 that lie in the tensor: [first, last)
+struct Transfer {                               // TMA, under way
+    enum Kind { load, store, add_f32, add_bf16 } kind;
+    std::vector<Segment> segments;
+    uintptr_t barrier;                          // of a load, in ...
+    Block* block;
+    uint32_t phase;
+    std::vector<char> taken;                    // of a store: what it has read
+};
+struct Accumulator { float* d; int n; uint32_t last; std::vector<float> value; };       // of wgmma up to number `last`; NaN in memory until it is waited for
+struct Fragments { const uint32_t* a; uint32_t last, value[4]; };               // A in registers
+struct Touched { uintptr_t begin, end; };
 struct Copy { char* to; const char* from; int bytes, valid; uint32_t where; };  // cp.async
 struct Thread {
     void* stack_pointer = nullptr;
@@ -49,22 +72,80 @@ struct Thread {
     unsigned mask = 0;
     void* lane = nullptr;                       // its part of a warp operation
 
+    uintptr_t mbarrier = 0;                     // it waits for, and its ...
+    uint32_t parity = 0;
+    bool at_cluster_barrier = false;            // arrived, and has not waited yet, in ...
+    uint32_t cluster_phase = 0;
+    std::vector<Transfer> stores;               // not committed yet
+    std::deque<std::vector<Transfer>> store_groups;
+    uint32_t stores_committed = 0, stores_read = 0, stores_done = 0;            // groups
+    uint16_t reader = 0, writer = 0;            // actors: its stores' reading of shared, writing of global memory
+
+    uint32_t products = 0, products_waited = 0; // wgmma
+    std::vector<uint32_t> product_groups;       // committed: how many products there were
+    bool registers_fenced = false;              // wgmma.fence since the last wait
+    std::vector<Accumulator> accumulators;      // under way
+    std::vector<Fragments> fragments;
+    std::vector<Touched> touched;               // its stack, since wgmma.fence
+    std::vector<std::pair<int, Site>> register_limits;      // by setmaxnreg
+
     std::vector<Copy> copies;                   // not committed yet
     std::deque<std::vector<Copy>> groups;       // committed, oldest first
 
     uint32_t clock = 1;
-    Clocks heard;                               // of the other threads
+    Clocks heard;                               // of the other threads and of actors
+    Clocks proxied;
     Remote remote, offered;                     // of other blocks: heard; read by an atomic, heard after the next fence
-    uint32_t fenced_clock = 0, fenced_epoch = 0;    // at its last fence
-    Clocks fenced_heard;
+    uint32_t fenced_clock = 0;                  // at its last fence
+    Learned fenced;
 };
 
 struct Barrier { int threads = 0; std::vector<Thread*> in, waiting; Site first{}; };
 struct WarpGroup { unsigned mask, in; WarpOp op; Site site; };                  // lanes that wait for each other
 struct WarpState { unsigned done = 0; std::vector<WarpGroup> groups; };
 
+struct MBarrier {
+    uint32_t count = 0, pending = 0;            // arrivals
+    uint32_t phase = 0;                         // phases completed
+    int64_t bytes = 0;                          // expected and not yet come
+    int loads = 0;                              // under way in this phase
+    uint32_t loaded = 0, seen = 0;              // the last phase with a load, and the last one a thread has waited for, from 1 on
+    bool fenced = false;                        // visible to TMA and to the cluster
+    uint16_t actor = 0;
+    Record init;
+    Remote arrived, completed;                  // what those who arrived knew
+};
+struct Product {                                // one wgmma of a warpgroup
+    Wgmma what;
+    Site site;
+    bool sound = false;                         // its descriptors are
+    unsigned threads = 0, warps = 0;            // that have issued it
+    float* d[128] = {};
+    uint32_t a[128][4] = {};                    // A where it lies in registers
+};
+struct Warpgroup {
+    std::deque<Product> products;
+    uint32_t done = 0;                          // products computed: the number of the one before products.front()
+    uint16_t actor = 0;                         // of its first warp
+};
+struct Cluster {
+    uint32_t first = 0;                         // serial of its first block
+    std::vector<Block*> blocks;                 // by rank
+    int live = 0, arrived = 0;                  // threads, of all its blocks
+    uint32_t phase = 0;
+    Remote offered, heard;
+};
+
 struct Block {
     uint32_t serial = 0;
+    std::shared_ptr<Cluster> cluster;
+    unsigned rank = 0;                          // in the cluster
+    std::map<uintptr_t, MBarrier> mbarriers;
+    std::deque<Transfer> loads;                 // under way
+    Warpgroup warpgroups[8];
+    uint16_t actors = 0;
+    bool uses_proxies = false;
+    Learned common;                             // what all threads have heard by __syncthreads: of actors, and of proxies
     uint3 index{};
     int live = 0;
     std::vector<Thread*> threads;
@@ -95,15 +176,23 @@ Order order();
 void abandon();                                 // the launch: back to the host, from inside a kernel
 
 // ---- memory.cpp: what addresses mean
-constexpr size_t kMostShared = 232448, kReserved = 1024;        // sm_90: dynamic and static; what each block loses to the system
+constexpr size_t kMostStatic = 49152, kMostShared = 232448, kReserved = 1024;        // sm_90: dynamic and static; what each block loses to the system
 struct Place {                                  // of a byte
-    enum Kind { stack, arguments, dynamic_shared, static_shared, global, program, unknown } kind = unknown;
+    enum Kind { unknown, stack, arguments, dynamic_shared, static_shared, global, program } kind = unknown;
     uintptr_t begin = 0, end = 0;               // of the object it lies in, or just misses by less than a page
+    Block* owner = nullptr;                     // of shared memory
     std::string name() const;
 };
 Place place_of(uintptr_t address);
 Cell* cells_of(const Place&, uintptr_t address);
+// Blocks of a cluster see each other's shared memory, at other addresses than its owner does.
+struct Local { Block* block = nullptr; uintptr_t address = 0; };                // as its owner sees it; no block: not in shared memory
+Local local_of(const void*);
+char* from_here(const Local&);                  // as the running block sees it
+Local counterpart(const Local&, Block& other);  // the same variable of another block
+char* shared_pointer(uint32_t shared_address);  // of the running block; not checked
 void find_statics();                            // in the program's symbol table
+size_t static_bytes(const void* kernel);        // of shared memory; without those of functions it calls. Once per launch.
 void open_shared(Block&, size_t dynamic_bytes); // NaN everywhere
 void close_shared(Block&);
 void enter_statics(Block&);
@@ -115,6 +204,19 @@ void leave_collectives(Thread&);                // it exits: barriers no longer 
 
 // ---- copy.cpp
 void finish_copies(Thread&);
+
+// ---- asynchronous work of sm_90
+bool carry_out_load(Block&);                    // one of those under way, if there are any (tma.cpp)
+void arrive_bytes(const Local& mbarrier, uint32_t phase, int64_t bytes);        // a load's (mbarrier.cpp)
+MBarrier* mbarrier_at(const Local&, const char* what, Site);                    // null, and reported: there is none
+std::string describe_mbarrier(const Thread&);   // what it waits for there
+void leave_cluster(Thread&);                    // cluster.cpp
+void finish_async(Thread&);                     // the thread exits: reports what it has not waited for
+void finish_mbarriers(Block&);                  // the block exits
+void finish_products(Block&);                   // reports those that not all have issued
+void finish_registers(Block&);
+void throw_reports();                           // unless they are collected (report.cpp)
+void saw_registers(uintptr_t address, size_t bytes, const void* instruction);   // checked: the running thread's stack (wgmma.cpp)
 
 // ---- report.cpp
 void report(const std::string& kind, const std::string& cause, const std::string& what);      // cause: one report per kind and cause
@@ -128,7 +230,16 @@ std::string place_name(uint32_t where);
 enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2 };
 bool checking();
 void begin_checks(Block&);
-void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where);
+void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as = nullptr);     // as: an actor's record
+Record record_now(uint32_t where);
+bool is_before_now(const Record&);
+uint16_t new_actors(Block&, int n);             // the first of n
+Record record_of(const Block&, uint16_t actor, uint32_t clock, uint32_t where, unsigned kind);
+void hear(Thread&, size_t actor, uint32_t clock);       // its work has been waited for
+uint32_t heard_of(const Thread&, size_t actor);
+void fence_proxy(Thread&);
+void offer_clocks(Remote& to);
+void hear_clocks(const Remote& from);
 void begin_copy(uintptr_t shared, size_t bytes, uint32_t where);        // its bytes belong to the copy ...
 void end_copy(uintptr_t shared, size_t bytes, uint32_t where);          // ... until this thread has waited for it
 void meet_all(Block&);                          // __syncthreads

@@ -54,7 +54,7 @@ void report(const std::string& kind, const std::string& cause, const std::string
     if (!known.insert(kind + " " + cause).second) return;
     std::vector<Report>& to = collecting ? collecting->reports : found;
     if (to.size() >= 20) return;
-    to.push_back({kind, concat(what, ", in kernel ", launched->name, " launched at ", name_of(launched->site))});
+    to.push_back({kind, launched ? concat(what, ", in kernel ", launched->name, " launched at ", name_of(launched->site)) : what});
     on_report();
 }
 void throw_reports() {

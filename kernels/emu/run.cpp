@@ -49,7 +49,8 @@ void go_to(Thread* t) {                         // null: the host
 }
 
 Thread* next_ready(Block& b) {
-    if (b.ready.empty()) return nullptr;
+    if (the_order == Order::seeded && !b.loads.empty() && random_bits() % 4 == 0) carry_out_load(b);
+    while (b.ready.empty()) if (!carry_out_load(b)) return nullptr;
     if (the_order == Order::seeded) std::swap(b.ready.front(), b.ready[random_bits() % b.ready.size()]);
     Thread* t;
     if (the_order == Order::lifo) t = b.ready.back(), b.ready.pop_back();
@@ -71,7 +72,10 @@ void thread_main() {
     t.block->live--;
     happened++;
     finish_copies(t);
+    finish_async(t);
     leave_collectives(t);
+    leave_cluster(t);
+    if (t.block->live == 0) finish_mbarriers(*t.block), finish_products(*t.block), finish_registers(*t.block);
     leave();
     __builtin_unreachable();
 }
@@ -87,6 +91,9 @@ std::string waiting(const std::vector<Block*>& blocks) {
             switch (t->wait) {
                 case Wait::barrier: what = "a barrier"; break;
                 case Wait::warp: what = concat(ops[int(t->op)], " of lanes ", std::hex, "0x", t->mask); break;
+                case Wait::mbarrier: what = describe_mbarrier(*t); break;
+                case Wait::wgmma: what = "wgmma, which not all of the warpgroup have issued,"; break;
+                case Wait::cluster: what = "the cluster's barrier"; break;
                 case Wait::spin: what = "a value in memory that does not come"; break;
                 case Wait::none: what = "nothing"; break;
             }
@@ -98,7 +105,7 @@ std::string waiting(const std::vector<Block*>& blocks) {
     return all;
 }
 
-void start_block(uint3 index) {
+void start_block(uint3 index, const std::shared_ptr<Cluster>& cluster) {
     std::unique_ptr<Block> b;
     if (retired.empty()) b = std::make_unique<Block>();
     else b = std::move(retired.back()), retired.pop_back();
@@ -106,6 +113,14 @@ void start_block(uint3 index) {
     b->serial = ++serial;
     b->index = index;
     b->live = n;
+    if (cluster->blocks.empty()) cluster->first = serial;
+    b->cluster = cluster;
+    b->rank = unsigned(cluster->blocks.size());
+    cluster->blocks.push_back(b.get());
+    cluster->live += n;
+    b->mbarriers.clear(), b->loads.clear();
+    b->actors = 0, b->uses_proxies = false;
+    for (Warpgroup& w : b->warpgroups) w = {};
     b->epoch = 1;
     b->remote.clear();
     for (Barrier& bar : b->barriers) bar = {};
@@ -125,9 +140,18 @@ void start_block(uint3 index) {
     resident.push_back(std::move(b));
 }
 
+// The blocks of the i-th cluster in the grid, x fastest. They are resident together.
+void start_cluster(uint64_t i) {
+    const dim3 c = launched->cluster, n{gridDim.x / c.x, gridDim.y / c.y, gridDim.z / c.z};
+    const uint3 corner{unsigned(i % n.x) * c.x, unsigned(i / n.x % n.y) * c.y, unsigned(i / n.x / n.y) * c.z};
+    const auto cluster = std::make_shared<Cluster>();
+    for (unsigned k = 0; k < c.x * c.y * c.z; k++) start_block({corner.x + k % c.x, corner.y + k / c.x % c.y, corner.z + k / c.x / c.y}, cluster);
+}
+
 void retire(size_t i) {
     Block& b = *resident[i];
     if (running == &b) running = nullptr;
+    b.cluster = nullptr;
     for (Thread* t : b.threads) spare.emplace_back(t);
     b.threads.clear(), b.ready.clear(), b.spinning.clear();
     close_shared(b);
@@ -149,17 +173,18 @@ void run_block(Block& b) {
 }
 
 void run_grid() {
+    const uint64_t together = uint64_t(launched->cluster.x) * launched->cluster.y * launched->cluster.z;
     const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
     uint64_t started = 0, last_change = happened;
     size_t turn = 0, idle = 0;                  // idle: blocks that have been tried since something happened
     while (!abandoned && (started < blocks || !resident.empty())) {
         if (resident.empty() || (idle >= resident.size() && started < blocks && resident.size() < kResident)) {
-            const uint64_t i = started++;
-            start_block({unsigned(i % gridDim.x), unsigned(i / gridDim.x % gridDim.y), unsigned(i / gridDim.x / gridDim.y)});
-            turn = resident.size() - 1;
+            turn = resident.size();
+            start_cluster(started / together);
+            started += together, idle = 0;
         } else if (idle >= resident.size()) {
             std::vector<Block*> all;
-            for (const auto& b : resident) all.push_back(b.get());
+            for (const auto& b : resident) all.push_back(b.get()), finish_products(*b);
             report("DEADLOCK", "", concat("no thread can go on, ", started, " of ", blocks, " blocks have started:", waiting(all)));
             abandoned = true;
             break;
@@ -168,10 +193,15 @@ void run_grid() {
         Block& b = *resident[turn];
         run_block(b);
         if (abandoned) break;
-        if (b.live == 0) {
+        if (b.live == 0 && together == 1) {
             retire(turn);
             idle = 0;
-        } else if (b.spinning.empty() && b.ready.empty()) {
+        } else if (b.cluster->live == 0) {      // its blocks' shared memory stays until the last of them exits
+            const Cluster* done = b.cluster.get();
+            for (size_t i = resident.size(); i-- > 0;) if (resident[i]->cluster.get() == done) retire(i);
+            idle = 0;
+        } else if (together == 1 && b.spinning.empty() && b.ready.empty()) {
+            finish_products(b);
             report("DEADLOCK", "", "no thread of the block can go on:" + waiting({&b}));
             abandoned = true;
         } else {
@@ -238,8 +268,12 @@ bool launchable(const Call& c) {
     if (!c.grid.x || !c.grid.y || !c.grid.z || !threads) return refuse("an empty grid or block: grid ", size(c.grid), ", block ", size(c.block));
     if (threads > 1024 || c.block.z > 64) return refuse("a block has at most 1024 threads and 64 in z, not ", size(c.block));
     if (c.grid.x > 0x7fffffffu || c.grid.y > 65535 || c.grid.z > 65535) return refuse("a grid has at most 2^31 - 1, 65535 and 65535 blocks, not ", size(c.grid));
+    if (!c.cluster.x || !c.cluster.y || !c.cluster.z || c.cluster.x * c.cluster.y * c.cluster.z > 8) return refuse("a cluster has 1 to 8 blocks, not ", size(c.cluster));
+    if (c.grid.x % c.cluster.x || c.grid.y % c.cluster.y || c.grid.z % c.cluster.z) return refuse("the grid ", size(c.grid), " is not made of whole clusters ", size(c.cluster));
     if (c.argument_bytes > 32764) return refuse("a kernel takes at most 32764 bytes of arguments, not ", c.argument_bytes);
-    if (c.smem > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", c.smem);      // static arrays are not counted
+    const size_t fixed = static_bytes(*static_cast<void**>(c.arguments)), all = c.smem ? (fixed + 1023) / 1024 * 1024 + c.smem : fixed;   // dynamic memory is 1024-byte aligned
+    if (fixed > kMostStatic) return refuse("static shared memory is at most ", kMostStatic, " bytes, not ", fixed);
+    if (all > kMostShared) return refuse("a block has at most ", kMostShared, " bytes of shared memory, not ", all);
     return true;
 }
 
@@ -277,8 +311,6 @@ void trap(const char* what, Site site) {
     report("TRAP", name_of(site), concat(what, ", by ", name_of(*current), " at ", name_of(site)));
     abandon();
 }
-
-void throw_reports();                           // report.cpp: unless they are collected
 
 void run(const Call& call) {
     CHECK(!current && !launched, "a kernel is launched from the host");
