@@ -7,12 +7,12 @@ using namespace merv;
 using namespace merv::test;
 
 namespace merv::test {
-namespace emu_fast { std::vector<Program> programs(), hopper_programs(); }
-namespace emu_checked { std::vector<Program> programs(), hopper_programs(); }
+namespace emu_fast { std::vector<Program> programs(), hopper_programs(), linear_programs(); }
+namespace emu_checked { std::vector<Program> programs(), hopper_programs(), linear_programs(); }
 std::vector<Program> programs(emu::Mode mode) {
     const bool fast = mode == emu::Mode::fast;
     std::vector<Program> all = fast ? emu_fast::programs() : emu_checked::programs();
-    for (Program& p : fast ? emu_fast::hopper_programs() : emu_checked::hopper_programs()) all.push_back(std::move(p));
+    for (auto& more : fast ? std::array{emu_fast::hopper_programs(), emu_fast::linear_programs()} : std::array{emu_checked::hopper_programs(), emu_checked::linear_programs()}) all.insert(all.end(), more.begin(), more.end());
     return all;
 }
 }
@@ -29,7 +29,8 @@ void judge(emu::Mode mode, const char* name) {
         const bool values = p.run();
         std::string kinds;
         for (const emu::Report& r : collected.reports) kinds += r.kind + ": " + r.text + "\n";
-        if (expected.empty()) EXPECT_MESSAGE(collected.reports.empty(), p.name, " (", name, ") was reported: ", kinds);
+        if (!values && collected.reports.empty()) collected.reports.push_back({"WRONG", "wrong values"});
+        if (expected.empty()) EXPECT_MESSAGE(kinds.empty(), p.name, " (", name, ") was reported: ", kinds);
         else EXPECT_MESSAGE(std::any_of(collected.reports.begin(), collected.reports.end(), [&](const emu::Report& r) { return expected.find(r.kind) != expected.npos; }), p.name, " (", name, ") wants ", expected, ", got: ", kinds);
         if (!faulty) EXPECT_MESSAGE(values, p.name, " (", name, "): wrong values");
         if (std::getenv("MERV_TEST_VERBOSE")) std::printf("  %-50s %s\n", p.name.c_str(), kinds.substr(0, kinds.find('\n')).c_str());

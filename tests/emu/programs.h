@@ -11,7 +11,8 @@ namespace merv::test {
 
 struct Program {
     std::string name;
-    std::string in_fast, in_checked;            // kinds of report, one of which must come; none for "": in fast mode many faults leave no trace
+    std::string in_fast, in_checked;            // kinds of report, one of which must come; none for "": in fast mode many faults leave no trace.
+                                                // WRONG: no report, but wrong values
     std::function<bool()> run;                  // whether the values are right
 };
 std::vector<Program> programs(emu::Mode);
