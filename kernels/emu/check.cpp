@@ -33,6 +33,8 @@ void tick(Thread& t) { t.heard[size_t(t.number)] = ++t.clock; }
 uint32_t first_of_launch;                       // serial of the launch's first block
 std::map<uintptr_t, Remote> released;           // by address of an atomic: what its writers had done before their fences
 
+}
+
 bool before_now(const Record& r) {
     const Thread& t = *current;
     const Block& b = *t.block;
@@ -47,6 +49,9 @@ bool before_now(const Record& r) {
         if (const auto it = remote->find(r.block); it != remote->end() && (r.epoch < it->second->epoch || heard(it->second->clocks, {}))) return true;
     return false;
 }
+
+namespace {
+
 // Whether the writer of r has executed a proxy fence since, and this thread has heard of it
 bool seen_by_async_proxy(const Record& r) {
     const Thread& t = *current;
@@ -102,11 +107,6 @@ void check_cells(const Place& place, uintptr_t address, size_t bytes, unsigned k
     }
 }
 
-Record record(unsigned kind, uint32_t where) {
-    const Thread& t = *current;
-    return {t.block->serial, t.clock, t.block->epoch, where, uint16_t(t.number), 0, uint8_t(kind & kAtomic ? 1 : 0)};
-}
-
 Learned knowledge(const Thread& t) {            // of its own block
     Learned mine{t.block->epoch, t.heard, t.proxied};
     join(mine.clocks, t.block->common.clocks);
@@ -116,8 +116,10 @@ Learned knowledge(const Thread& t) {            // of its own block
 
 }
 
-Record record_now(uint32_t where) { return record(kWrite, where); }
-bool is_before_now(const Record& r) { return before_now(r); }
+Record record(unsigned kind, uint32_t where) {
+    const Thread& t = *current;
+    return {t.block->serial, t.clock, t.block->epoch, where, uint16_t(t.number), 0, uint8_t(kind & kAtomic ? 1 : 0)};
+}
 
 bool checking() { return launched->mode == Mode::checked; }
 

@@ -231,8 +231,8 @@ enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2 };
 bool checking();
 void begin_checks(Block&);
 void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as = nullptr);     // as: an actor's record
-Record record_now(uint32_t where);
-bool is_before_now(const Record&);
+Record record(unsigned kind, uint32_t where);   // of an access by the running thread
+bool before_now(const Record&);                 // by the program's own synchronisation
 uint16_t new_actors(Block&, int n);             // the first of n
 Record record_of(const Block&, uint16_t actor, uint32_t clock, uint32_t where, unsigned kind);
 void hear(Thread&, size_t actor, uint32_t clock);       // its work has been waited for

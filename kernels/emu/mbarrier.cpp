@@ -46,7 +46,7 @@ MBarrier* mbarrier_at(const Local& at, const char* what, Site site) {
     }
     if (at.block->live == 0) report("CLUSTER", name_of(site), concat("an mbarrier of a block that has exited, at ", name_of(site), ", ", name_of(*current)));
     if (!intact(at)) wrong(site, what, " one that other stores have overwritten");
-    if (checking() && !is_before_now(it->second.init))
+    if (checking() && !before_now(it->second.init))
         report("RACE", name_of(site), concat("mbarrier.init at ", place_name(it->second.init.where), " is not ordered before ", what, " it at ", name_of(site), ", ", name_of(*current)));
     return &it->second;
 }
@@ -61,7 +61,7 @@ void mbarrier_init(uint64_t* p, int64_t count, Site site) {
     m.count = m.pending = uint32_t(count);
     m.actor = new_actors(*at.block, 1);
     if (checking()) access(at.address, sizeof *p, kWrite, where_is(site));
-    m.init = record_now(where_is(site));
+    m.init = record(kWrite, where_is(site));
     std::memcpy(p, &kMark, sizeof kMark);
 }
 

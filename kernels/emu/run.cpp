@@ -193,10 +193,7 @@ void run_grid() {
         Block& b = *resident[turn];
         run_block(b);
         if (abandoned) break;
-        if (b.live == 0 && together == 1) {
-            retire(turn);
-            idle = 0;
-        } else if (b.cluster->live == 0) {      // its blocks' shared memory stays until the last of them exits
+        if (b.cluster->live == 0) {      // its blocks' shared memory stays until the last of them exits
             const Cluster* done = b.cluster.get();
             for (size_t i = resident.size(); i-- > 0;) if (resident[i]->cluster.get() == done) retire(i);
             idle = 0;
