@@ -36,14 +36,14 @@ Prediction predict(const Gpu& g, const emu::Counters& c) {
     using emu::Counted;
     // What an SM does is done by the one with the most blocks.
     const double blocks = double(std::max<uint64_t>(c.blocks, 1)), busiest = std::ceil(blocks / g.sms) / blocks, clocks = busiest / g.clock;
-    const double shared = double(c.shared().wavefronts), sectors = double(c.global().sectors), special = double(c[Counted::special].requests);
+    const double shared = double(c.shared().wavefronts), sectors = double(c.global().sectors), special = double(c[Counted::special].requests), requests = double(c.global().requests);
     const struct { double seconds; const char* by; } needs[] = {
         {double(c.unique_sectors) * 32 / g.dram, "DRAM"},
         {double(c.block_sectors) * 32 / g.l2, "L2"},
         {c.tensor_flops * busiest / (g.bf16 / g.sms), "tensor cores"},
         {c.tensor_flops > 0 ? 0 : c.flops * busiest / (g.fp32 / g.sms), "FP32"},
         {shared * clocks, "shared memory"},                 // a wavefront per clock
-        {(shared + sectors / 4) * clocks, "L1"},            // the same unit moves 128 bytes of global memory per clock
+        {(shared + std::max(requests, sectors / 4)) * clocks, "L1"},      // the same unit takes a request of global memory per clock, or 128 bytes
         {special * 2 * clocks, "MUFU"},                     // 16 lanes per clock
     };
     const auto& most = *std::max_element(std::begin(needs), std::end(needs), [](const auto& a, const auto& b) { return a.seconds < b.seconds; });

@@ -10,7 +10,7 @@ namespace {
 using emu::Counted;
 namespace ladder = kernels::ladder;
 
-constexpr int64_t kRows = 512, kColumns = 1024, kTokens = 256, kHeads = 2;
+constexpr int64_t kRows = 512, kColumns = 1024, kTokens = 320, kHeads = 2;
 
 double megabytes(uint64_t sectors) { return double(sectors) * 32e-6; }
 std::string in_thousands(uint64_t n) {
