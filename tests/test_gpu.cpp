@@ -1,9 +1,12 @@
 // GPU kernels, emulated, where the op cases do not reach.
 // The tensor-core product: rows of whole 16 bytes, which the op cases' odd shapes are not, more steps along k than stages, ragged edges.
 #include <cmath>
+#include <functional>
 #include "kernels/device.h"
+#include "kernels/emu/emulator.h"
 #include "kernels/linear.h"
 #include "kernels/reduce.h"
+#include "nn/functional.h"
 #include "tests/harness.h"
 #include "tests/test.h"
 
@@ -90,4 +93,48 @@ TEST_CASE("gpu: sums of a flat buffer have the bits of their definition") {
                 const std::vector<float> got = to_floats(kernels::chunk_sums(from_floats(x, {n}, dtype), squares));
                 EXPECT_MESSAGE(got == want, n, " of ", name_of(dtype), squares ? ", squares" : "");
             }
+}
+
+// Blocks and warps in 50 orders, asynchronous copies at any time they may happen: gradients are the same bits (attention: test_gpu_attention.cpp).
+TEST_CASE("gpu: every backward has the same bits in every schedule") {
+    struct Op { const char* name; std::vector<Tensor> inputs; std::function<Tensor(const Tensors&)> call; };
+    auto f32 = [](Shape s, const char* what) { return normal(s, what); };
+    auto half = [](Shape s, const char* what) { return normal(s, what, 0, 1, DType::bf16); };
+    std::vector<int32_t> index, labels;
+    for (int i = 0; i < 70; i++) index.push_back(i * 5 % 9), labels.push_back(i % 4 ? i % 13 : -100);
+    const Tensor picks = from_ints(index), wanted = from_ints(labels), cos = normal({6, 4}, "cos"), sin = normal({6, 4}, "sin");
+    const std::vector<Op> ops{
+        {"linear, tensor cores", {half({136, 64}, "x"), half({72, 64}, "w"), f32({72}, "b")}, [](const Tensors& x) { return nn::linear(x[0], x[1], x[2], {.act = nn::Act::gelu}); }},
+        {"linear, plain", {f32({70, 20}, "x"), f32({30, 20}, "w"), f32({30}, "b"), f32({70, 30}, "gate"), f32({30}, "scale")},
+         [](const Tensors& x) { return nn::linear(x[0], x[1], x[2], {.act = nn::Act::silu, .gate = x[3], .scale = x[4]}); }},
+        {"layernorm", {f32({70, 40}, "x"), f32({40}, "w"), f32({40}, "b")}, [](const Tensors& x) { return nn::layernorm(x[0], x[1], x[2], 1e-5f); }},
+        {"rmsnorm", {half({9, 1200}, "x"), f32({1200}, "w")}, [](const Tensors& x) { return nn::rmsnorm(x[0], x[1], 1e-5f); }},
+        {"rope", {f32({6, 3, 8}, "x")}, [=](const Tensors& x) { return nn::rope(x[0], cos.to(x[0].device()), sin.to(x[0].device()), 0); }},
+        {"gather_rows", {f32({9, 24}, "x")}, [=](const Tensors& x) { return nn::gather_rows(x[0], picks); }},
+        {"add_rows", {f32({70, 24}, "x"), f32({7, 24}, "table")}, [](const Tensors& x) { return nn::add_rows(x[0], x[1], 1); }},
+        {"prepend_tokens", {f32({5, 6, 24}, "x"), f32({2, 24}, "tokens")}, [](const Tensors& x) { return nn::prepend_tokens(x[0], x[1]); }},
+        {"adaptive_pool", {f32({1, 4, 5, 5, 8}, "x")}, [](const Tensors& x) { return nn::adaptive_pool(x[0], 3, 3, 3); }},
+        {"token_mean", {f32({2, 130, 24}, "x")}, [](const Tensors& x) { return nn::token_mean(x[0]); }},
+        {"mix", {f32({2, 5, 24}, "a"), f32({2, 5, 24}, "b"), f32({2, 2}, "weights")}, [](const Tensors& x) { return nn::mix({x[0], x[1]}, x[2]); }},
+        {"softmax_rows", {f32({7, 70}, "x")}, [](const Tensors& x) { return nn::softmax_rows(x[0], 0.5f); }},
+        {"linear_cross_entropy", {f32({70, 16}, "x"), f32({13, 16}, "w")}, [=](const Tensors& x) { return nn::linear_cross_entropy(x[0], x[1], wanted); }},
+    };
+    kernels::use_checks(false);
+    const OnDevice emulated(Device::emu);
+    for (const Op& op : ops) {
+        Tensors x, first;
+        for (const Tensor& t : op.inputs) x.push_back(t.to(Device::emu));
+        emu::set_schedule(emu::Order::fifo);
+        const Tensor y = op.call(x), dy = normal(y.shape(), "dy", 0, 1, y.dtype()).to(Device::emu);
+        for (unsigned seed = 0; seed < 50; seed++) {
+            emu::set_schedule(seed == 0 ? emu::Order::fifo : seed == 1 ? emu::Order::lifo : emu::Order::seeded, seed);
+            const Derived d = derive(op.call, x, dy, std::vector<bool>(x.size(), true));
+            Tensors all{d.y.to(Device::cpu)};
+            for (const Tensor& g : d.gradients) all.push_back(g.to(Device::cpu));
+            if (first.empty()) first = all;
+            for (size_t i = 0; i < all.size(); i++) EXPECT_MESSAGE(same_bits(all[i], first[i]), std::string(op.name), ": result ", i, " in schedule ", seed);
+        }
+    }
+    emu::set_schedule(emu::Order::fifo);
+    kernels::use_checks(true);
 }
