@@ -127,10 +127,12 @@ fuzz: deps-fuzz
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
 NVCC ?= nvcc
-CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(wildcard kernels/cuda/*.cu tests/cuda/*.cu))))
+CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
+PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.ptx,$(filter-out %_sm90.cu,$(GPU)))      # for cards that come later
 $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
-cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS)
+$(B)/cuda/compute_90/%.ptx: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -arch=compute_90 -ptx $< -o $@
+cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS) $(PTX)
 
 # What ptxas says of each kernel, as one line of text, and the report made of it and of the emulator's counters
 define ptxas_lines
