@@ -7,7 +7,7 @@ for folder in core kernels nn models data weights train bench tests; do
     n=$(count "$folder/*.h" "$folder/*.cpp" "$folder/*.cu" "$folder/*.cuh")
     [ "$n" = 0 ] || row "$folder" "$n"
 done
-reading=$(count 'core/*.h' 'core/*.cpp' 'nn/*.h' 'nn/*.cpp' 'models/*.h' 'models/*.cpp' ':(glob)kernels/*.h' 'kernels/cpu/*' ':!core/emulated_memory.*' ':!kernels/gpu.h' ':!models/unicode_tables.h')
+reading=$(count 'core/*.h' 'core/*.cpp' 'nn/*.h' 'nn/*.cpp' 'models/*.h' 'models/*.cpp' ':(glob)kernels/*.h' 'kernels/cpu/*' ':!core/emulated_memory.*' ':!kernels/gpu*.h' ':!models/unicode_tables.h')
 emulator=$(count 'kernels/emu/*' 'core/emulated_memory.*')
 product=$(($(count core kernels nn models data weights train -- ':!*.md' ':!data/samples') - emulator))
 row 'reading path (core nn models kernels/*.h cpu)' "$reading"
