@@ -164,6 +164,7 @@ const std::vector<Fault> kFaults{              // numbered from 1
     {"attention, backward: one place for two stages' lse", [] { return attention_backward({1, 100, 64, 1, 16}); }},
     {"attention, backward: results over rows that are still on their way", [] { return attention_backward({1, 20, 128, 1, 32, kHalf, {30}}); }},
     {"attention, backward, plain: P is read before all have written it", [] { return attention_backward({1, 40, 40, 1, 16, DType::f32}); }},
+    {"attention, tiled: results over queries that are still on their way", [] { return attention({1, 20, 300, 1, 32, kHalf, {0}}); }},
 };
 
 struct Outcome { Tensors results; std::string reports; };

@@ -165,7 +165,7 @@ const std::vector<Case> kTrained{
     {.S = 3, .Nq = 16, .Nk = 16, .H = 4, .Hkv = 2, .D = 32, .mask = Mask::causal, .across = true},
     {.Nq = 65, .Nk = 280, .D = 40},                                                         // tiled: five steps of 64 keys, two stages
     {.S = 2, .Nq = 100, .Nk = 100, .H = 2, .Hkv = 1, .D = 72, .mask = Mask::causal},
-    {.S = 2, .Nq = 33, .Nk = 90, .D = 96, .mask = Mask::causal, .k_len = {90, 20}},
+    {.S = 3, .Nq = 33, .Nk = 90, .D = 96, .mask = Mask::causal, .k_len = {90, 20, 0}},      // the last sees nothing
     {.Nq = 80, .Nk = 80, .H = 2, .Hkv = 2, .D = 128, .mask = Mask::causal},
     {.Nq = 70, .Nk = 75, .H = 2, .Hkv = 1, .D = 128, .mask = Mask::causal, .dtype = DType::f32},
     {.Nq = 40, .Nk = 100, .D = 36},                                                         // bf16, but rows not in whole 16 bytes: plain

@@ -100,6 +100,7 @@ template <int Dp> __global__ void __launch_bounds__(kThreads) tiled_kernel(Strid
         add_weighted<Dp, kKeys / 16>(acc, p, stage(i) + kKeys * kRow<Dp>);
     }
     cp_async_wait<0>();
+    if (steps == 0 && BUG != 41) __syncthreads();           // others' queries may still be on their way to where these rows go
     finish<Dp>(o, lse, scene, task.s, task.h, mine, sq + 16 * warp * kRow<Dp>, acc, max, sum);
 }
 
