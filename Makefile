@@ -38,7 +38,7 @@ fast.flags    := -O2
 checked.flags := -O1 -fsanitize=thread,undefined -fno-sanitize=vptr -fsanitize-undefined-trap-on-error
 # Checked, with faults to be found: which one is chosen at run time (tests/test_bugs.cpp)
 bugs.mode     := checked
-bugs.without  := %_sm90.cu kernels/ladder/%        # tests/emu/linear_sm90.cu compiles its faults one by one
+bugs.without  := %_sm90.cu kernels/ladder/%        # tests/emu/linear_sm90.cu chooses those of linear_sm90.cu
 bugs.flags     = $(checked.flags) -include tests/emu/seeded_bug.h -DBUG='merv_seeded_bug()'
 # Counted: each basic block calls count.cpp too. What would split a vector access, merge scalar ones, or copy or merge blocks is off.
 counted.flags := -O2 -DMERV_EMU_COUNTED -fsanitize=thread -fsanitize-coverage=trace-pc $(addprefix -fno-,tree-sra tree-vectorize thread-jumps reorder-blocks \

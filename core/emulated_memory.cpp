@@ -9,9 +9,7 @@
 namespace merv::emulated_memory {
 namespace {
 
-constexpr size_t kPage = 4096;
-
-struct Mapped : Block { char* mapping = nullptr; size_t mapped = 0, noted = 0; };
+struct Mapped : Block { char* pages = nullptr; size_t mapped = 0, noted = 0; };
 std::mutex mutex;
 std::map<uintptr_t, Mapped>& blocks() {         // by their ends, rounded up to 16: upper_bound(address) may hold it
     static auto* all = new std::map<uintptr_t, Mapped>;     // never destroyed: tensors may outlive static destructors
@@ -21,22 +19,25 @@ thread_local const Block* last;
 thread_local uint64_t last_change;
 uint64_t changes;
 
-char* map(size_t bytes, int flags) {
-    void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-    if (m == MAP_FAILED) fail(Exit::no_memory, "out of memory: ", bytes, " bytes of the emulated device");
-    return static_cast<char*>(m);
-}
+size_t in_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 }
+
+char* map(size_t bytes, int flags) {
+    const size_t inside = in_pages(bytes);
+    void* m = mmap(nullptr, inside + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    char* p = static_cast<char*>(m) + kPage;
+    if (m == MAP_FAILED || mprotect(p, inside, PROT_READ | PROT_WRITE)) fail(Exit::no_memory, "out of memory: ", bytes, " bytes of the emulated device");
+    return p;
+}
+void unmap(char* p, size_t bytes) { munmap(p - kPage, in_pages(bytes) + 2 * kPage); }
 
 void* allocate(size_t bytes) {
     const size_t whole = std::max<size_t>((bytes + 15) / 16 * 16, 16);
     Mapped b;
-    b.mapped = (whole + kPage - 1) / kPage * kPage + 2 * kPage;
-    b.mapping = map(b.mapped, 0);
-    mprotect(b.mapping, kPage, PROT_NONE);
-    mprotect(b.mapping + b.mapped - kPage, kPage, PROT_NONE);
-    char* p = b.mapping + b.mapped - kPage - whole;
+    b.mapped = in_pages(whole);
+    b.pages = map(whole);
+    char* p = b.pages + b.mapped - whole;
     std::memset(p, 0xff, whole);
     b.begin = uintptr_t(p), b.end = b.begin + bytes;
     b.noted = (whole / 2 + 1) * kNoteBytes;
@@ -51,8 +52,8 @@ void release(void* p) {
     const std::lock_guard lock(mutex);
     const auto at = blocks().upper_bound(uintptr_t(p));
     CHECK(at != blocks().end() && at->second.begin == uintptr_t(p), "emulated memory is released that was not allocated");
-    munmap(at->second.mapping, at->second.mapped);
-    munmap(at->second.notes, at->second.noted);
+    unmap(at->second.pages, at->second.mapped);
+    unmap(static_cast<char*>(at->second.notes), at->second.noted);
     blocks().erase(at);
     changes++;
 }

@@ -12,6 +12,10 @@ struct Block {
 };
 constexpr size_t kNoteBytes = 128;              // address space, until touched
 
+constexpr size_t kPage = 4096;
+char* map(size_t bytes, int flags = 0);         // whole pages between two unreadable ones, zero; flags: mmap's; Error(Exit::no_memory)
+void unmap(char* p, size_t bytes);
+
 void* allocate(size_t bytes);                   // 16-byte aligned; Error(Exit::no_memory)
 void release(void* p);
 const Block* near(uintptr_t address);           // the block it lies in, or misses by less than a page; null if none

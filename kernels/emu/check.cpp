@@ -3,7 +3,6 @@
 // last write and three reads. Two accesses race unless one lies before the other by the program's own synchronisation,
 // whatever order they ran in, so one run finds what a GPU may show once in a million.
 #include <cstring>
-#include "core/check.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
@@ -13,54 +12,43 @@ void join(Clocks& a, const Clocks& b) {
     if (a.size() < b.size()) a.resize(b.size());
     for (size_t i = 0; i < b.size(); i++) a[i] = std::max(a[i], b[i]);
 }
-std::shared_ptr<const Learned> join(const std::shared_ptr<const Learned>& a, const std::shared_ptr<const Learned>& b) {
-    if (!a || a == b) return b;
+void join(Learned& a, const Learned& b) {
+    a.epoch = std::max(a.epoch, b.epoch);
+    join(a.clocks, b.clocks);
+    join(a.proxied, b.proxied);
+}
+void join(std::shared_ptr<const Learned>& a, const std::shared_ptr<const Learned>& b) {
+    if (!a || a == b) return void(a = b);
     auto both = std::make_shared<Learned>(*a);
-    both->epoch = std::max(a->epoch, b->epoch);
-    join(both->clocks, b->clocks);
-    join(both->proxied, b->proxied);
-    return both;
+    join(*both, *b);
+    a = both;
 }
 void join(Remote& a, const Remote& b) {
-    for (const auto& [block, learned] : b) {
-        auto& known = a[block];
-        known = join(known, learned);
-    }
+    for (const auto& [block, learned] : b) join(a[block], learned);
+}
+void raise(Clocks& c, size_t i, uint32_t to) {
+    if (c.size() <= i) c.resize(i + 1);
+    c[i] = std::max(c[i], to);
 }
 uint32_t at(const Clocks& c, size_t i) { return i < c.size() ? c[i] : 0; }
-void tick(Thread& t) { t.heard[size_t(t.number)] = ++t.clock; }
+void tick(Thread& t) { t.knows.clocks[size_t(t.number)] = ++t.clock; }
 
 uint32_t first_of_launch;                       // serial of the launch's first block
 std::map<uintptr_t, Remote> released;           // by address of an atomic: what its writers had done before their fences
 
-}
-
-bool before_now(const Record& r) {
+// Whether what this thread knows of the record's block, or its whole block knows, satisfies f(that, and that)
+template <class F> bool learned(const Record& r, F&& f) {
     const Thread& t = *current;
     const Block& b = *t.block;
-    if (r.block < first_of_launch) return true; // an earlier launch
-    if (r.clock == kUnderWay) return false;
-    auto heard = [&](const Clocks& mine, const Clocks& all) {
-        for (size_t i = r.thread; i < size_t(r.thread) + (r.four ? 4 : 1); i++) if (std::max(at(mine, i), at(all, i)) < r.clock) return false;
-        return true;
-    };
-    if (r.block == b.serial) return r.thread == t.number || r.epoch < b.epoch || heard(t.heard, b.common.clocks);
+    if (r.block == b.serial) return f(t.knows, b.common);
     for (const Remote* remote : {&t.remote, &b.remote})
-        if (const auto it = remote->find(r.block); it != remote->end() && (r.epoch < it->second->epoch || heard(it->second->clocks, {}))) return true;
+        if (const auto it = remote->find(r.block); it != remote->end() && f(*it->second, *it->second)) return true;
     return false;
 }
-
-namespace {
-
 // Whether the writer of r has executed a proxy fence since, and this thread has heard of it
 bool seen_by_async_proxy(const Record& r) {
-    const Thread& t = *current;
-    const Block& b = *t.block;
     if (r.async || r.block < first_of_launch) return true;
-    if (r.block == b.serial) return std::max(at(t.proxied, r.thread), at(b.common.proxied, r.thread)) >= r.clock;
-    for (const Remote* remote : {&t.remote, &b.remote})
-        if (const auto it = remote->find(r.block); it != remote->end() && at(it->second->proxied, r.thread) >= r.clock) return true;
-    return false;
+    return learned(r, [&](const Learned& x, const Learned& y) { return std::max(at(x.proxied, r.thread), at(y.proxied, r.thread)) >= r.clock; });
 }
 
 std::string who(const Record& r) {
@@ -108,12 +96,29 @@ void check_cells(const Place& place, uintptr_t address, size_t bytes, unsigned k
 }
 
 Learned knowledge(const Thread& t) {            // of its own block
-    Learned mine{t.block->epoch, t.heard, t.proxied};
-    join(mine.clocks, t.block->common.clocks);
-    join(mine.proxied, t.block->common.proxied);
+    Learned mine = t.knows;
+    mine.epoch = t.block->epoch;
+    join(mine, t.block->common);
     return mine;
 }
+void hand_on(Remote& to, const Learned& own) {
+    join(to[current->block->serial], std::make_shared<const Learned>(own));
+    join(to, current->remote);
+    join(to, current->block->remote);
+}
 
+}
+
+bool before_now(const Record& r) {
+    const Block& b = *current->block;
+    if (r.block < first_of_launch) return true; // an earlier launch
+    if (r.clock == kUnderWay) return false;
+    if (r.block == b.serial && (r.thread == current->number || r.epoch < b.epoch)) return true;
+    return learned(r, [&](const Learned& x, const Learned& y) {
+        bool heard = true;
+        for (size_t i = r.thread; i < size_t(r.thread) + (r.four ? 4 : 1); i++) heard &= std::max(at(x.clocks, i), at(y.clocks, i)) >= r.clock;
+        return heard || r.epoch < x.epoch;
+    });
 }
 
 Record record(unsigned kind, uint32_t where) {
@@ -126,12 +131,11 @@ bool checking() { return launched->mode == Mode::checked; }
 void begin_checks(Block& b) {
     if (!checking()) return;
     if (b.index.x == 0 && b.index.y == 0 && b.index.z == 0) first_of_launch = b.serial, released.clear();
-    b.dynamic_cells.resize((launched->smem + 1023) / 1024 * 1024 / kCellBytes);     // cells of another block do not count
-    b.static_cells.resize(b.statics.size() / kCellBytes + 1);
-    b.common = {};
+    b.shared.dynamic_cells.resize((launched->smem + 1023) / 1024 * 1024 / kCellBytes);     // cells of another block do not count
+    b.shared.static_cells.resize(b.shared.statics.size() / kCellBytes + 1);
     for (Thread* t : b.threads) {
-        t->heard.assign(b.threads.size(), 0);
-        t->heard[size_t(t->number)] = t->clock;
+        t->knows.clocks.assign(b.threads.size(), 0);
+        t->knows.clocks[size_t(t->number)] = t->clock;
     }
 }
 
@@ -139,20 +143,23 @@ void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, cons
     const Place p = place_of(address);
     if (p.kind == Place::stack || p.kind == Place::arguments || p.kind == Place::program) return;
     const char* what = kind & kWrite ? "writes" : "reads";
-    if (p.kind == Place::unknown || address < p.begin || address + bytes > p.end) {
-        report("ACCESS", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at ", describe(address), " at ", place_name(where)));
-        if (p.kind == Place::unknown) return;
-        if (address < p.begin || address + bytes > p.end) return;
-    }
+    if (p.kind == Place::unknown || address < p.begin || address + bytes > p.end)
+        return report("ACCESS", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at ", describe(address), " at ", place_name(where)));
     if (!as && bytes > 1 && bytes <= 16 && address % bytes) report("ALIGN", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at an address that is no multiple of it, at ", place_name(where)));
     if (p.owner && p.owner != current->block && p.owner->live == 0) report("CLUSTER", place_name(where), concat(name_of(*current), " ", what, " shared memory of a block that has exited, at ", place_name(where)));
     check_cells(p, address, bytes, kind, as ? *as : record(kind, where));
+}
+
+void see(uintptr_t address, size_t bytes, unsigned kind, uint32_t where) {
+    if (checking()) access(address, bytes, kind, where);
+    else if (counting()) count_access(address, bytes, kind, where);
 }
 
 // ---- actors
 
 uint16_t new_actors(Block& b, int n) {
     b.actors = uint16_t(b.actors + n);
+    b.uses_proxies = true;
     return uint16_t(b.threads.size() + b.actors - size_t(n));
 }
 Record record_of(const Block& b, uint16_t actor, uint32_t clock, uint32_t where, unsigned kind) {
@@ -160,15 +167,11 @@ Record record_of(const Block& b, uint16_t actor, uint32_t clock, uint32_t where,
     r.atomic = kind & kAtomic ? 1 : 0, r.async = 1;
     return r;
 }
-void hear(Thread& t, size_t actor, uint32_t clock) {
-    if (t.heard.size() <= actor) t.heard.resize(actor + 1);
-    t.heard[actor] = std::max(t.heard[actor], clock);
-}
-uint32_t heard_of(const Thread& t, size_t actor) { return std::max(at(t.heard, actor), at(t.block->common.clocks, actor)); }
+void hear(Thread& t, size_t actor, uint32_t clock) { raise(t.knows.clocks, actor, clock); }
+uint32_t heard_of(const Thread& t, size_t actor) { return std::max(at(t.knows.clocks, actor), at(t.block->common.clocks, actor)); }
 
 void fence_proxy(Thread& t) {
-    if (t.proxied.size() <= size_t(t.number)) t.proxied.resize(size_t(t.number) + 1);
-    t.proxied[size_t(t.number)] = t.clock;
+    raise(t.knows.proxied, size_t(t.number), t.clock);
     t.block->uses_proxies = true;
     tick(t);
 }
@@ -180,47 +183,36 @@ void meet_all(Block& b) {
     for (Thread* t : b.threads) {
         if (t->done) continue;
         join(b.remote, t->remote);
-        if (b.uses_proxies) join(b.common.proxied, t->proxied);
-        if (b.actors) join(b.common.clocks, t->heard);
+        if (b.uses_proxies) join(b.common, t->knows);
     }
     for (Thread* t : b.threads) if (!t->done) tick(*t);
 }
 void meet(const std::vector<Thread*>& threads) {
-    Clocks all, proxied;
+    Learned all;
     Remote remote;
-    for (const Thread* t : threads) join(all, t->heard), join(remote, t->remote), join(proxied, t->proxied);
-    for (Thread* t : threads) t->heard = all, t->remote = remote, t->proxied = proxied, tick(*t);
+    for (const Thread* t : threads) join(all, t->knows), join(remote, t->remote);
+    for (Thread* t : threads) t->knows = all, t->remote = remote, tick(*t);
 }
 // Through an mbarrier or a cluster's barrier: all a thread knows is offered to those who wait.
 void offer_clocks(Remote& to) {
-    Thread& t = *current;
-    auto& known = to[t.block->serial];
-    known = join(known, std::make_shared<const Learned>(knowledge(t)));
-    join(to, t.remote);
-    join(to, t.block->remote);
-    tick(t);
+    hand_on(to, knowledge(*current));
+    tick(*current);
 }
 void hear_clocks(const Remote& from) {
     Thread& t = *current;
     for (const auto& [block, learned] : from)
-        if (block == t.block->serial) join(t.heard, learned->clocks), join(t.proxied, learned->proxied);
-        else t.remote[block] = join(t.remote[block], learned);
+        if (block == t.block->serial) join(t.knows, *learned);
+        else join(t.remote[block], learned);
 }
 // A fence before an atomic or a release hands on what came before; behind an atomic or an acquire it takes what was handed on.
 void fence_clocks(Thread& t) {
-    t.fenced_clock = t.clock, t.fenced = knowledge(t);
+    t.has_fenced = true, t.fenced = knowledge(t);
     join(t.remote, t.offered);
     t.offered.clear();
     tick(t);
 }
 void release_clocks(const void* p) {
-    Thread& t = *current;
-    if (!t.fenced_clock) return;
-    auto mine = std::make_shared<Learned>(t.fenced);
-    Remote& at = released[uintptr_t(p)];
-    at[t.block->serial] = join(at[t.block->serial], mine);
-    join(at, t.remote);
-    join(at, t.block->remote);
+    if (current->has_fenced) hand_on(released[uintptr_t(p)], current->fenced);
 }
 void acquire_clocks(const void* p) {
     if (const auto it = released.find(uintptr_t(p)); it != released.end()) join(current->offered, it->second);
@@ -243,14 +235,10 @@ void end_copy(uintptr_t shared, size_t bytes, uint32_t) {
 
 void atomic_begin(const void* p, size_t bytes, Site site) {
     if (uintptr_t(p) % bytes) report("ALIGN", name_of(site), concat("an atomic of ", bytes, " bytes on an address that is no multiple of it, at ", name_of(site)));
-    if (counting()) count_access(uintptr_t(p), bytes, kWrite | kAtomic, where_is(site));
-    if (!checking()) return;
-    access(uintptr_t(p), bytes, kWrite | kAtomic, where_is(site));
-    release_clocks(p);
+    see(uintptr_t(p), bytes, kWrite | kAtomic, where_is(site));
+    if (checking()) release_clocks(p);
 }
-void atomic_end(const void* p, Site) {
-    if (checking()) acquire_clocks(p);
-}
+void atomic_end(const void* p, Site) { if (checking()) acquire_clocks(p); }
 // ld.acquire and st.release: an atomic access with its fence
 void synchronising(const void* p, size_t bytes, Semantics semantics, Site site) {
     const bool acquire = semantics == Semantics::acquire;
@@ -266,28 +254,12 @@ void synchronising(const void* p, size_t bytes, Semantics semantics, Site site) 
 
 // ---- what the compiler calls
 
-namespace {
-
-inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
+static inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
     using namespace merv::emu;
     if (!current) return;
-    if (counting()) {
-        if (uintptr_t(p) - uintptr_t(current->stack) >= kStack) count_access(uintptr_t(p), bytes, kind, where_is(instruction));
-        return;
-    }
-    if (!checking()) return;
-    if (uintptr_t(p) - uintptr_t(current->stack) < kStack) {
-        if (current->registers_fenced || !current->accumulators.empty()) saw_registers(uintptr_t(p), bytes, instruction);
-        return;
-    }
-    static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
-    auto& known = recent[uintptr_t(instruction) / 4 % 4096];
-    if (known.instruction != instruction) known = {instruction, where_is(instruction)};
-    access(uintptr_t(p), bytes, kind, known.where);
+    if (uintptr_t(p) - uintptr_t(current->stack) >= kStack) see(uintptr_t(p), bytes, kind, where_is(instruction));
+    else if (checking() && (current->registers_fenced || !current->in_flight.empty())) saw_registers(uintptr_t(p), bytes, instruction);
 }
-
-}
-
 #define MERV_CALLER __builtin_return_address(0)
 #define MERV_HOOK(n) \
     void __tsan_read##n(void* p) { saw(p, n, merv::emu::kRead, MERV_CALLER); } \
@@ -302,13 +274,6 @@ void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_init() {}
 
-// Counters of the host's shared pointers, in the host's part of a kernel file; no kernel has std::atomic.
-#define MERV_HOST_ATOMIC(bits, T) \
-    T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
-    void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
-    T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
-    T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
-    T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); } \
-    int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* is, T v, int, int) { return __atomic_compare_exchange_n(p, is, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
-MERV_HOST_ATOMIC(8, char) MERV_HOST_ATOMIC(32, int) MERV_HOST_ATOMIC(64, long)
+// A counter of the host's shared pointers, in the host's part of a kernel file; no kernel has std::atomic.
+int __tsan_atomic32_fetch_add(volatile int* p, int v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 }

@@ -1,17 +1,11 @@
-// What several threads do together: warp operations, which the last lane to arrive carries out for all, and barriers.
-#include <bit>
+// What several threads do together: warp operations, which the last lane to arrive carries out for all, barriers, clusters.
 #include <cstring>
-#include "core/check.h"
 #include "core/dtype.h"
 #include "kernels/emu/layout.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
 namespace {
-
-constexpr const char* kNames[] = {"__syncwarp", "shuffle", "vote", "mma.sync", "ldmatrix"};
-
-float float_of(uint32_t pair, int half) { return std::bit_cast<float>(half ? pair & 0xffff0000 : pair << 16); }
 
 struct Lanes {
     Thread* at[32];                             // null: not in the mask
@@ -84,15 +78,19 @@ void ldmatrix_lanes(const Lanes& lanes, Site site) {
     }
 }
 
-int lanes_of_warp(const Block& b, int warp) { return std::min(32, int(b.threads.size()) - 32 * warp); }
-unsigned whole_warp(const Block& b, int warp) { return ~0u >> (32 - lanes_of_warp(b, warp)); }
-
-bool needs_whole_warp(WarpOp op) { return op == WarpOp::mma || op == WarpOp::ldmatrix; }
+unsigned whole_warp(const Block& b, int warp) { return ~0u >> std::max(0, 32 * (warp + 1) - int(b.threads.size())); }
 
 }
 
-void check_width(int width, Site site) {
-    if (width < 1 || width > 32 || (width & (width - 1))) report("WARP", name_of(site), concat("a shuffle's width is a power of two up to 32, not ", width, ", at ", name_of(site)));
+const char* name_of(WarpOp op) {
+    constexpr const char* names[] = {"__syncwarp", "a shuffle", "a vote", "mma.sync", "ldmatrix"};
+    return names[int(op)];
+}
+
+int shuffle_source(int source, int width, Site site) {
+    if (width < 1 || width > 32 || (width & (width - 1))) wrong("WARP", site, "a shuffle's width is a power of two up to 32, not ", width);
+    const int me = int(lane()), first = me & ~(width - 1);
+    return source < first || source >= first + width ? me : source;
 }
 
 void warp(WarpOp op, unsigned mask, void* lane_data, Site site) {
@@ -100,24 +98,19 @@ void warp(WarpOp op, unsigned mask, void* lane_data, Site site) {
     Block& b = *t.block;
     const int number = t.number / 32, me = t.number % 32;
     WarpState& w = b.warps[number];
-    const char* name = kNames[int(op)];
-    auto wrong = [&](const auto&... what) { report("WARP", name_of(site), concat(name, " at ", name_of(site), ": ", what..., ", ", name_of(t))); };
-    if (lanes_of_warp(b, number) < 32) {
-        if (needs_whole_warp(op)) { wrong("needs 32 lanes, the warp has ", lanes_of_warp(b, number)); abandon(); }
-        mask &= whole_warp(b, number);
-    }
-    if (!(mask >> me & 1)) return wrong("lane ", me, " is not in its own mask 0x", std::hex, mask);
-    if (mask & w.done) { wrong("the mask 0x", std::hex, mask, " names lanes 0x", mask & w.done, " that have exited"); abandon(); }
+    auto refuse = [&](const auto&... what) { wrong("WARP", site, name_of(op), ": ", what...), abandon(); };
+    const unsigned whole = whole_warp(b, number);
+    if (whole != ~0u && (op == WarpOp::mma || op == WarpOp::ldmatrix)) refuse("it needs 32 lanes, the warp has 0x", std::hex, whole);
+    mask &= whole;
+    if (!(mask >> me & 1)) return wrong("WARP", site, name_of(op), ": lane ", me, " is not in its own mask 0x", std::hex, mask);
+    if (mask & w.done) refuse("the mask 0x", std::hex, mask, " names lanes 0x", mask & w.done, " that have exited");
     t.op = op, t.mask = mask, t.lane = lane_data;
 
     WarpGroup* group = nullptr;
     for (WarpGroup& g : w.groups) {
         if (!(g.mask & mask)) continue;
-        if (g.mask == mask && g.op == op && g.site.line == site.line && g.site.file == site.file) group = &g;
-        else {
-            wrong("the warp has diverged: lanes 0x", std::hex, g.in, " wait in ", kNames[int(g.op)], " of lanes 0x", g.mask, " at ", name_of(g.site));
-            abandon();
-        }
+        if (g.mask == mask && g.op == op && g.site == site) group = &g;
+        else refuse("the warp has diverged: lanes 0x", std::hex, g.in, " wait in ", name_of(g.op), " of lanes 0x", g.mask, " at ", name_of(g.site));
     }
     if (!group) w.groups.push_back({mask, 0, op, site}), group = &w.groups.back();
     group->in |= 1u << me;
@@ -141,9 +134,7 @@ void warp(WarpOp op, unsigned mask, void* lane_data, Site site) {
 
 // ---- barriers
 
-namespace {
-
-void release(Barrier& bar, Block& b, bool everybody) {
+static void release(Barrier& bar, Block& b, bool everybody) {
     if (checking()) {
         if (everybody) meet_all(b);
         else meet(bar.in);
@@ -152,35 +143,29 @@ void release(Barrier& bar, Block& b, bool everybody) {
     for (Thread* t : bar.waiting) if (t != current) wake(*t);
     bar = {};
 }
-bool complete(const Barrier& bar, const Block& b) { return !bar.in.empty() && int(bar.in.size()) == (bar.threads == kAll ? b.live : bar.threads); }
-
-}
+static bool complete(const Barrier& bar, const Block& b) { return !bar.in.empty() && int(bar.in.size()) == (bar.threads == kAll ? b.live : bar.threads); }
 
 void barrier(int id, int threads, bool wait, Site site) {
     Thread& t = *current;
     Block& b = *t.block;
-    auto wrong = [&](const auto&... what) { report("BARRIER", name_of(site), concat("barrier ", id, " at ", name_of(site), ": ", what..., ", ", name_of(t))); };
-    if (id < 0 || id > 15) { wrong("ids are 0 to 15"); abandon(); }
-    if (threads != kAll && (threads <= 0 || threads % 32)) { wrong("the number of threads is a multiple of 32, not ", threads); abandon(); }
+    auto refuse = [&](const auto&... what) { wrong("BARRIER", site, "barrier ", id, ": ", what...), abandon(); };
+    if (id < 0 || id > 15) refuse("ids are 0 to 15");
+    if (threads != kAll && (threads <= 0 || threads % 32)) refuse("the number of threads is a multiple of 32, not ", threads);
     Barrier& bar = b.barriers[id];
     if (bar.in.empty()) bar.threads = threads, bar.first = site;
-    else if (bar.threads != threads) { wrong("threads wait there for another number of threads, since ", name_of(bar.first)); abandon(); }
-    else if (threads == kAll && (bar.first.line != site.line || bar.first.file != site.file)) {
-        wrong("the block has diverged: ", name_of(*bar.in[0]), " waits at ", name_of(bar.first));
-        abandon();
-    }
+    else if (bar.threads != threads) refuse("threads wait there for another number of threads, since ", name_of(bar.first));
+    else if (threads == kAll && bar.first != site) refuse("the block has diverged: ", name_of(*bar.in[0]), " waits at ", name_of(bar.first));
     bar.in.push_back(&t);
+    if (wait) bar.waiting.push_back(&t);
     if (!complete(bar, b)) {
-        if (!wait) return;
-        bar.waiting.push_back(&t);
-        return wait_for(Wait::barrier, site);
+        if (wait) wait_for(Wait::barrier, site);
+        return;
     }
     if (threads != kAll) {                      // a warp arrives as a whole
         unsigned in[32] = {};
         for (Thread* other : bar.in) in[other->number / 32] |= 1u << other->number % 32;
-        for (int w = 0; w < 32; w++) if (in[w] && (in[w] | b.warps[w].done) != whole_warp(b, w)) wrong("only lanes 0x", std::hex, in[w], " of warp ", std::dec, w, " came");
+        for (int w = 0; w < 32; w++) if (in[w] && (in[w] | b.warps[w].done) != whole_warp(b, w)) wrong("BARRIER", site, "barrier ", id, ": only lanes 0x", std::hex, in[w], " of warp ", std::dec, w, " came");
     }
-    if (wait) bar.waiting.push_back(&t);
     release(bar, b, threads == kAll);
 }
 
@@ -189,9 +174,59 @@ void leave_collectives(Thread& t) {
     WarpState& w = t.block->warps[t.number / 32];
     w.done |= lane;
     for (const WarpGroup& g : w.groups)
-        if (g.mask & lane) report("WARP", name_of(g.site), concat(name_of(t), " exits, but lanes 0x", std::hex, g.in, " wait for it in ", kNames[int(g.op)], " at ", name_of(g.site)));
+        if (g.mask & lane) report("WARP", name_of(g.site), concat(name_of(t), " exits, but lanes 0x", std::hex, g.in, " wait for it in ", name_of(g.op), " at ", name_of(g.site)));
     Barrier& bar = t.block->barriers[0];
     if (bar.threads == kAll && complete(bar, *t.block)) release(bar, *t.block, true);
+}
+
+// ---- clusters: blocks that are resident together, with a barrier of their own and sight of each other's shared memory
+
+static void complete(Cluster& c) {
+    if (!c.arrived || c.arrived < c.live) return;
+    c.arrived = 0;
+    c.phase++;
+    c.heard = c.offered;
+    for (Block* b : c.blocks)
+        for (Thread* t : b->threads)
+            if (!t->done && t->wait == Wait::cluster) wake(*t);
+}
+
+unsigned cluster_rank() { return current->block->rank; }
+unsigned cluster_size() { return unsigned(current->block->cluster->blocks.size()); }
+
+void cluster_arrive(Site site) {
+    Thread& t = *current;
+    Cluster& c = *t.block->cluster;
+    if (t.at_cluster_barrier) return wrong("CLUSTER", site, "a second arrival at the cluster's barrier without a wait");
+    t.at_cluster_barrier = true;
+    t.cluster_phase = c.phase;
+    if (checking()) offer_clocks(c.offered);
+    c.arrived++;
+    complete(c);
+}
+void cluster_wait(Site site) {
+    Thread& t = *current;
+    Cluster& c = *t.block->cluster;
+    if (!t.at_cluster_barrier) return wrong("CLUSTER", site, "a wait at the cluster's barrier without an arrival");
+    while (c.phase == t.cluster_phase) wait_for(Wait::cluster, site);
+    t.at_cluster_barrier = false;
+    if (checking()) hear_clocks(c.heard);
+}
+void leave_cluster(Thread& t) {
+    Cluster& c = *t.block->cluster;
+    c.live--;
+    if (t.at_cluster_barrier && t.cluster_phase == c.phase) c.arrived--;
+    complete(c);
+}
+
+void* cluster_map(const void* shared, unsigned rank, Site site) {
+    const Local at = local_of(shared);
+    const auto& blocks = current->block->cluster->blocks;
+    if (at.block != current->block) wrong("CLUSTER", site, "a map of ", describe(uintptr_t(shared)), ", which is not the block's own shared memory");
+    else if (rank >= blocks.size()) wrong("CLUSTER", site, "a map of shared memory to block ", rank, " of a cluster of ", blocks.size());
+    else return from_here({blocks[rank], at.address});
+    abandon();
+    return nullptr;
 }
 
 }

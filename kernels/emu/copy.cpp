@@ -1,29 +1,22 @@
 // cp.async: the copy is made when it is waited for, as late as the hardware may; meanwhile its destination is NaN.
 #include <cstring>
-#include "core/check.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
 
 void cp_async(void* shared, const void* global, int bytes, int valid, Site site) {
-    auto wrong = [&](const char* kind, const auto&... what) { report(kind, name_of(site), concat("cp.async at ", name_of(site), ": ", what..., ", ", name_of(*current))); };
     const uint32_t where = where_is(site);
-    if (bytes != 4 && bytes != 8 && bytes != 16) return wrong("ASYNC", "copies 4, 8 or 16 bytes, not ", bytes);
-    if (valid < 0 || valid > bytes) return wrong("ASYNC", valid, " bytes of ", bytes, " cannot be valid");
-    if (uintptr_t(shared) % size_t(bytes) || uintptr_t(global) % size_t(bytes)) wrong("ALIGN", "addresses must be multiples of ", bytes);
+    if (bytes != 4 && bytes != 8 && bytes != 16) return wrong("ASYNC", site, "cp.async: ", "copies 4, 8 or 16 bytes, not ", bytes);
+    if (valid < 0 || valid > bytes) return wrong("ASYNC", site, "cp.async: ", valid, " bytes of ", bytes, " cannot be valid");
+    if (uintptr_t(shared) % size_t(bytes) || uintptr_t(global) % size_t(bytes)) wrong("ALIGN", site, "cp.async: ", "addresses must be multiples of ", bytes);
     shared_address(shared, site);
     const Place to = place_of(uintptr_t(shared));
     if (to.kind != Place::dynamic_shared && to.kind != Place::static_shared) return;
-    if (uintptr_t(shared) < to.begin || uintptr_t(shared) + size_t(bytes) > to.end) return wrong("ACCESS", "writes ", bytes, " bytes to ", describe(uintptr_t(shared)));
-    if (valid && place_of(uintptr_t(global)).kind != Place::global) return wrong("ACCESS", "reads ", describe(uintptr_t(global)), ", not global memory");
-    if (checking()) {
-        if (valid) access(uintptr_t(global), size_t(valid), kRead, where);
-        begin_copy(uintptr_t(shared), size_t(bytes), where);
-    }
-    if (counting()) {
-        if (valid) count_access(uintptr_t(global), size_t(valid), kCopy, where);
-        count_access(uintptr_t(shared), size_t(bytes), kWrite | kCopy, where);
-    }
+    if (uintptr_t(shared) < to.begin || uintptr_t(shared) + size_t(bytes) > to.end) return wrong("ACCESS", site, "cp.async: ", "writes ", bytes, " bytes to ", describe(uintptr_t(shared)));
+    if (valid && place_of(uintptr_t(global)).kind != Place::global) return wrong("ACCESS", site, "cp.async: ", "reads ", describe(uintptr_t(global)), ", not global memory");
+    if (valid) see(uintptr_t(global), size_t(valid), kRead | kCopy, where);
+    if (checking()) begin_copy(uintptr_t(shared), size_t(bytes), where);
+    if (counting()) count_access(uintptr_t(shared), size_t(bytes), kWrite | kCopy, where);
     std::memset(shared, 0xff, size_t(bytes));
     current->copies.push_back({static_cast<char*>(shared), static_cast<const char*>(global), bytes, valid, where});
 }

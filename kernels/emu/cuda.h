@@ -127,37 +127,25 @@ static inline void __syncwarp(unsigned mask = ~0u, MERV_SITE) { merv::emu::warp(
 static inline void __threadfence() { merv::emu::fence(); }
 
 namespace merv::emu {
-template <class T> T shuffle(unsigned mask, T v, int source, Site site) {
+int shuffle_source(int source, int width, Site);        // or the lane itself, if that lies outside its segment of `width` lanes
+template <class T> T shuffle(unsigned mask, T v, int source, int width, Site site) {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
-    Shuffle s{0, source};
+    Shuffle s{0, shuffle_source(source, width, site)};
     std::memcpy(&s.value, &v, sizeof v);
     warp(WarpOp::shuffle, mask, &s, site);
     std::memcpy(&v, &s.value, sizeof v);
     return v;
 }
-void check_width(int width, Site);              // a power of two up to 32
-// Lanes whose source lies outside their segment keep their own value.
-inline int within(int source, int width) {
-    const int first = int(lane()) & ~(width - 1);
-    return source < first || source >= first + width ? int(lane()) : source;
 }
-}
-template <class T> inline T __shfl_sync(unsigned mask, T v, int source, int width = 32, MERV_SITE) {
-    merv::emu::check_width(width, site);
-    return merv::emu::shuffle(mask, v, (int(merv::emu::lane()) & ~(width - 1)) + (source & (width - 1)), site);
-}
-template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, MERV_SITE) {
-    merv::emu::check_width(width, site);
-    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane()) ^ x, width), site);
-}
-template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned by, int width = 32, MERV_SITE) {
-    merv::emu::check_width(width, site);
-    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane() + by), width), site);
-}
-template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32, MERV_SITE) {
-    merv::emu::check_width(width, site);
-    return merv::emu::shuffle(mask, v, merv::emu::within(int(merv::emu::lane()) - int(by), width), site);
-}
+#define MERV_SHUFFLE(name, T2, by, source) \
+    template <class T> inline T name(unsigned mask, T v, T2 by, int width = 32, MERV_SITE) { \
+        const int lane = int(merv::emu::lane()); \
+        return merv::emu::shuffle(mask, v, source, width, site); \
+    }
+MERV_SHUFFLE(__shfl_sync, int, from, (lane & ~(width - 1)) + (from & (width - 1)))
+MERV_SHUFFLE(__shfl_xor_sync, int, bits, lane ^ bits)
+MERV_SHUFFLE(__shfl_down_sync, unsigned, by, lane + int(by))
+MERV_SHUFFLE(__shfl_up_sync, unsigned, by, lane - int(by))
 static inline unsigned __ballot_sync(unsigned mask, int predicate, MERV_SITE) {
     merv::emu::Vote v{predicate != 0, 0};
     merv::emu::warp(merv::emu::WarpOp::vote, mask, &v, site);

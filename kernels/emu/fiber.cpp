@@ -1,15 +1,15 @@
 // Changing stacks: callee-saved registers are pushed, the stack pointer is exchanged. 10 ns; swapcontext takes 300 (two
 // system calls for the signal mask).
 #include <sys/mman.h>
-#include "core/check.h"
+#include "core/emulated_memory.h"
 #include "kernels/emu/machine.h"
 
 #ifdef __x86_64__
 asm(R"(
 .text
-.globl merv_emu_switch
-.type merv_emu_switch, @function
-merv_emu_switch:
+.globl switch_stacks
+.type switch_stacks, @function
+switch_stacks:
     .cfi_startproc
     pushq %rbp
     pushq %rbx
@@ -27,23 +27,15 @@ merv_emu_switch:
     popq %rbp
     ret
     .cfi_endproc
-.size merv_emu_switch, .-merv_emu_switch
+.size switch_stacks, .-switch_stacks
 )");
-extern "C" void merv_emu_switch(void** save, void* to);
 #else
 #include <ucontext.h>
 #endif
 
 namespace merv::emu {
 
-constexpr size_t kPage = 4096;
-
-char* new_stack() {
-    void* m = mmap(nullptr, kStack + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (m == MAP_FAILED) fail(Exit::no_memory, "out of memory: the stack of an emulated thread");
-    mprotect(m, kPage, PROT_NONE);
-    return static_cast<char*>(m) + kPage;
-}
+char* new_stack() { return emulated_memory::map(kStack, MAP_NORESERVE); }
 
 #ifdef __x86_64__
 void prepare(Thread& t, void (*entry)()) {
@@ -54,7 +46,6 @@ void prepare(Thread& t, void (*entry)()) {
     for (int i = 0; i < 6; i++) *--top = nullptr;
     t.stack_pointer = top;
 }
-void switch_stacks(void** save, void* to) { merv_emu_switch(save, to); }
 #else
 void prepare(Thread& t, void (*entry)()) {
     ucontext_t* c = new (t.stack) ucontext_t;   // at the far end of its own stack

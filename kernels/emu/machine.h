@@ -1,10 +1,12 @@
 // The emulator's state: blocks of threads, what they wait for, and what is under way for them. Internal to kernels/emu.
 #pragma once
+#include <bit>
 #include <deque>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
+#include "core/check.h"
 #include "kernels/emu/cuda.h"
 
 namespace merv::emu {
@@ -46,17 +48,22 @@ using Remote = std::map<uint32_t, std::shared_ptr<const Learned>>;              
 // ---- threads
 enum class Wait { none, barrier, warp, spin, mbarrier, wgmma, cluster };
 struct MBarrier;
+// Blocks of a cluster see each other's shared memory, at other addresses than its owner does; shared addresses are the same for all.
+struct Local { Block* block = nullptr; uint32_t address = 0; };                 // no block: not in shared memory
 struct Segment { char *shared, *global; int first, last; };                     // bytes of 16 that lie in the tensor: [first, last)
 struct Transfer {                               // TMA, under way
     enum Kind { load, store, add_f32, add_bf16 } kind;
     std::vector<Segment> segments;
-    uintptr_t barrier;                          // of a load, in ...
-    Block* block;
+    Local barrier;                              // of a load
     uint32_t phase;
     std::vector<char> taken;                    // of a store: what it has read
 };
-struct Accumulator { float* d; int n; uint32_t last; std::vector<float> value; };       // of wgmma up to number `last`; NaN in memory until it is waited for
-struct Fragments { const uint32_t* a; uint32_t last, value[4]; };               // A in registers
+struct InFlight {                               // registers of wgmma up to number `last`
+    const void* at;
+    uint32_t last;
+    std::vector<uint32_t> held;                 // until it is waited for: A, or NaN in an accumulator
+    std::vector<float> sums;                    // an accumulator's
+};
 struct Touched { uintptr_t begin, end; };
 struct Copy { char* to; const char* from; int bytes, valid; uint32_t where; };  // cp.async
 struct Thread {
@@ -73,7 +80,7 @@ struct Thread {
     unsigned mask = 0;
     void* lane = nullptr;                       // its part of a warp operation
 
-    uintptr_t mbarrier = 0;                     // it waits for, and its ...
+    uint32_t mbarrier = 0;                      // it waits for, and its ...
     uint32_t parity = 0;
     bool at_cluster_barrier = false;            // arrived, and has not waited yet, in ...
     uint32_t cluster_phase = 0;
@@ -85,8 +92,7 @@ struct Thread {
     uint32_t products = 0, products_waited = 0; // wgmma
     std::vector<uint32_t> product_groups;       // committed: how many products there were
     bool registers_fenced = false;              // wgmma.fence since the last wait
-    std::vector<Accumulator> accumulators;      // under way
-    std::vector<Fragments> fragments;
+    std::vector<InFlight> in_flight;
     std::vector<Touched> touched;               // its stack, since wgmma.fence
     std::vector<std::pair<int, Site>> register_limits;      // by setmaxnreg
 
@@ -94,11 +100,10 @@ struct Thread {
     std::deque<std::vector<Copy>> groups;       // committed, oldest first
 
     uint32_t clock = 1;
-    Clocks heard;                               // of the other threads and of actors
-    Clocks proxied;
+    Learned knows;                              // of its own block; clocks of the other threads and of actors
     Remote remote, offered;                     // of other blocks: heard; read by an atomic, heard after the next fence
-    uint32_t fenced_clock = 0;                  // at its last fence
-    Learned fenced;
+    bool has_fenced = false;
+    Learned fenced;                             // what it knew at its last fence
 
     Trace* trace = nullptr;                     // counted mode: what it did since its warp last stood together
 };
@@ -121,7 +126,7 @@ struct MBarrier {
 struct Product {                                // one wgmma of a warpgroup
     Wgmma what;
     Site site;
-    bool sound = false;                         // its descriptors are
+    bool sound = true;                          // its descriptors are
     unsigned threads = 0, warps = 0;            // that have issued it
     float* d[128] = {};
     uint32_t a[128][4] = {};                    // A where it lies in registers
@@ -139,15 +144,20 @@ struct Cluster {
     Remote offered, heard;
 };
 
+struct Shared {                                 // what a block needs for its shared memory, and the next in its place too
+    char* dynamic_end = nullptr;                // an unreadable page
+    std::vector<char> statics;                  // its static variables while another block runs
+    std::vector<Cell> dynamic_cells, static_cells;
+};
 struct Block {
     uint32_t serial = 0;
     std::shared_ptr<Cluster> cluster;
     unsigned rank = 0;                          // in the cluster
-    std::map<uintptr_t, MBarrier> mbarriers;
+    std::map<uint32_t, MBarrier> mbarriers;    // by shared address
     std::deque<Transfer> loads;                 // under way
     Warpgroup warpgroups[8];
     uint16_t actors = 0;
-    bool uses_proxies = false;
+    bool uses_proxies = false;                  // or has actors
     Learned common;                             // what all threads have heard by __syncthreads: of actors, and of proxies
     uint3 index{};
     int live = 0;
@@ -156,18 +166,17 @@ struct Block {
     std::vector<Thread*> spinning;
     Barrier barriers[16];
     WarpState warps[32];
-    char *dynamic = nullptr, *dynamic_end = nullptr;    // dynamic_end: an unreadable page
-    std::vector<char> statics;                  // its static shared memory while another block runs
+    char* dynamic = nullptr;                    // in ...
+    Shared shared;
     uint32_t epoch = 1;
     Remote remote;                              // what all its threads have heard of other blocks
-    std::vector<Cell> dynamic_cells, static_cells;
 };
 
 // ---- fiber.cpp: stacks, and changing from one to another
 constexpr size_t kStack = 128 << 10;
-char* new_stack();                              // an unreadable page below
+char* new_stack();                              // an unreadable page on both sides
 void prepare(Thread&, void (*entry)());
-void switch_stacks(void** save, void* to);
+extern "C" void switch_stacks(void** save, void* to);
 
 // ---- run.cpp: launches and schedules
 extern Thread* current;                         // null: the host
@@ -188,22 +197,18 @@ struct Place {                                  // of a byte
 };
 Place place_of(uintptr_t address);
 Cell* cells_of(const Place&, uintptr_t address);
-// Blocks of a cluster see each other's shared memory, at other addresses than its owner does.
-struct Local { Block* block = nullptr; uintptr_t address = 0; };                // as its owner sees it; no block: not in shared memory
 Local local_of(const void*);
 char* from_here(const Local&);                  // as the running block sees it
-Local counterpart(const Local&, Block& other);  // the same variable of another block
 char* shared_pointer(uint32_t shared_address);  // of the running block; not checked
 void find_statics();                            // in the program's symbol table
 size_t static_bytes(const void* kernel);        // of shared memory; without those of functions it calls. Once per launch.
 void open_shared(Block&, size_t dynamic_bytes); // NaN everywhere
-void close_shared(Block&);
-void enter_statics(Block&);
-void leave_statics(Block&);
+void exchange_statics(Block* leaves, Block* enters);    // leaves: may be null
 std::string describe(uintptr_t address);
 
 // ---- collective.cpp
 void leave_collectives(Thread&);                // it exits: barriers no longer wait for it
+void leave_cluster(Thread&);
 
 // ---- copy.cpp
 void finish_copies(Thread&);
@@ -213,7 +218,6 @@ bool carry_out_load(Block&);                    // one of those under way, if th
 void arrive_bytes(const Local& mbarrier, uint32_t phase, int64_t bytes);        // a load's (mbarrier.cpp)
 MBarrier* mbarrier_at(const Local&, const char* what, Site);                    // null, and reported: there is none
 std::string describe_mbarrier(const Thread&);   // what it waits for there
-void leave_cluster(Thread&);                    // cluster.cpp
 void finish_async(Thread&);                     // the thread exits: reports what it has not waited for
 void finish_mbarriers(Block&);                  // the block exits
 void finish_products(Block&);                   // reports those that not all have issued
@@ -224,7 +228,13 @@ void saw_registers(uintptr_t address, size_t bytes, const void* instruction);   
 // ---- report.cpp
 void report(const std::string& kind, const std::string& cause, const std::string& what);      // cause: one report per kind and cause
 std::string name_of(const Thread&);
+const char* name_of(WarpOp);
+inline float float_of(uint32_t pair, int half) { return std::bit_cast<float>(half ? pair & 0xffff0000 : pair << 16); }      // of two bf16
 std::string name_of(Site);                      // file:line
+template <class... A> void wrong(const char* kind, Site site, const A&... what) {      // of what the running thread does
+    report(kind, name_of(site), concat(what..., ", by ", name_of(*current), " at ", name_of(site)));
+}
+inline bool operator==(Site a, Site b) { return a.line == b.line && a.file == b.file; }
 uint32_t where_is(Site);
 uint32_t where_is(const void* instruction);
 std::string place_name(uint32_t where);
@@ -237,6 +247,7 @@ enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2, kCopy = 4 };
 bool checking();
 void begin_checks(Block&);
 void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as = nullptr);     // as: an actor's record
+void see(uintptr_t address, size_t bytes, unsigned kind, uint32_t where);        // access or count_access
 Record record(unsigned kind, uint32_t where);   // of an access by the running thread
 bool before_now(const Record&);                 // by the program's own synchronisation
 uint16_t new_actors(Block&, int n);             // the first of n

@@ -7,31 +7,38 @@
 #include <link.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "core/check.h"
 #include "core/emulated_memory.h"
 #include "kernels/emu/machine.h"
+
+extern "C" char __executable_start, _end;       // the program, by the linker
 
 namespace merv::emu {
 namespace {
 
-constexpr size_t kPage = 4096;
+using emulated_memory::kPage;
 constexpr int kNaN = 0xff;                      // every byte: NaN as f32 and as bf16, -1 as an integer
 
 struct Static { uintptr_t begin, end; std::string name, symbol; };
 std::vector<Static> statics;                    // kernels' __shared__ variables, by address
 uintptr_t statics_begin, statics_end;
-uintptr_t program_begin, program_end;
 std::map<uintptr_t, std::string> kernels;       // symbols by address
-std::map<uintptr_t, uint32_t> windows;          // shared addresses of static variables, this launch's
+struct Window { uintptr_t home; size_t bytes; uint32_t address; };
+std::vector<Window> windows;                    // shared addresses of static variables, this launch's
 
-char* map_or_fail(size_t bytes, int flags) {
-    void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-    if (m == MAP_FAILED) fail(Exit::no_memory, "out of memory: ", bytes, " bytes of the emulated device");
-    return static_cast<char*>(m);
-}
+size_t whole(size_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 // Where its static shared memory is: only the running block's is in place.
-uintptr_t statics_of(const Block& b) { return &b == current->block ? statics_begin : uintptr_t(b.statics.data()); }
-size_t pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+uintptr_t statics_of(const Block& b) { return &b == current->block ? statics_begin : uintptr_t(b.shared.statics.data()); }
+
+// In b's shared memory, whose static part lies at `base`
+Place shared_place(uintptr_t a, Block& b, uintptr_t base) {
+    const uintptr_t dynamic = uintptr_t(b.dynamic);
+    if (b.dynamic && a + kPage >= dynamic && a < uintptr_t(b.shared.dynamic_end) + kPage) return {Place::dynamic_shared, dynamic, dynamic + launched->smem, &b};
+    if (a - base >= statics_end - statics_begin) return {};
+    const uintptr_t moved = base - statics_begin;
+    const auto it = std::upper_bound(statics.begin(), statics.end(), a - moved, [](uintptr_t x, const Static& s) { return x < s.end; });
+    if (a - moved >= it->begin) return {Place::static_shared, it->begin + moved, it->end + moved, &b};
+    return {Place::static_shared, a, a, &b};    // between two of them: no object
+}
 
 }
 
@@ -39,21 +46,9 @@ void find_statics() {
     static bool found = false;
     if (found) return;
     found = true;
-    uintptr_t tls = 0;
-    static uintptr_t load_bias;
-    auto visit = [](dl_phdr_info* info, size_t, void* out) {
-        load_bias = info->dlpi_addr;
-        program_begin = ~uintptr_t(0);
-        for (int i = 0; i < info->dlpi_phnum; i++) {
-            const auto& h = info->dlpi_phdr[i];
-            if (h.p_type == PT_TLS) *static_cast<uintptr_t*>(out) = uintptr_t(info->dlpi_tls_data);
-            if (h.p_type != PT_LOAD) continue;
-            program_begin = std::min(program_begin, uintptr_t(info->dlpi_addr + h.p_vaddr));
-            program_end = std::max(program_end, uintptr_t(info->dlpi_addr + h.p_vaddr + h.p_memsz));
-        }
-        return 1;                               // the program itself comes first
-    };
-    dl_iterate_phdr(visit, &tls);
+    dl_phdr_info program{};
+    dl_iterate_phdr([](dl_phdr_info* info, size_t, void* out) { *static_cast<dl_phdr_info*>(out) = *info; return 1; }, &program);       // it comes first
+    const uintptr_t tls = uintptr_t(program.dlpi_tls_data);
     const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     const off_t size = file < 0 ? 0 : lseek(file, 0, SEEK_END);
     void* image = size > 0 ? mmap(nullptr, size_t(size), PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
@@ -70,7 +65,7 @@ void find_statics() {
         const char* names = bytes + sections[sections[i].sh_link].sh_offset;
         for (size_t k = 0; k < sections[i].sh_size / sizeof *s; k++) {
             const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>
-            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && std::strstr(name, "emu_")) kernels[load_bias + s[k].st_value] = name;
+            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && std::strstr(name, "emu_")) kernels[program.dlpi_addr + s[k].st_value] = name;
             if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !std::strstr(name, "emu_")) continue;
             int status;
             char* readable = abi::__cxa_demangle(name, nullptr, nullptr, &status);
@@ -95,32 +90,11 @@ size_t static_bytes(const void* kernel) {
 }
 
 std::string Place::name() const {
-    switch (kind) {
-        case stack: return "a stack";
-        case arguments: return "the arguments";
-        case dynamic_shared: return "dynamic shared memory";
-        case global: return concat("global memory of ", end - begin, " bytes");
-        case program: return "a variable of the program";
-        case static_shared:
-            for (const Static& s : statics) if (s.begin - statics_begin == begin - statics_of(*owner)) return "__shared__ " + s.name;
-            return "static shared memory";
-        default: return "memory that no kernel may touch";
-    }
-}
-
-namespace {
-
-// In b's shared memory, whose static part lies at `base`
-Place shared_place(uintptr_t a, Block& b, uintptr_t base) {
-    const uintptr_t dynamic = uintptr_t(b.dynamic);
-    if (b.dynamic && a + kPage >= dynamic && a < uintptr_t(b.dynamic_end) + kPage) return {Place::dynamic_shared, dynamic, dynamic + launched->smem, &b};
-    if (a - base >= statics_end - statics_begin) return {};
-    const uintptr_t moved = base - statics_begin;
-    const auto it = std::upper_bound(statics.begin(), statics.end(), a - moved, [](uintptr_t x, const Static& s) { return x < s.end; });
-    if (a - moved >= it->begin) return {Place::static_shared, it->begin + moved, it->end + moved, &b};
-    return {Place::static_shared, a, a, &b};    // between two of them: no object
-}
-
+    if (kind == global) return concat("global memory of ", end - begin, " bytes");
+    if (kind == static_shared)
+        for (const Static& s : statics) if (s.begin - statics_begin == begin - statics_of(*owner)) return "__shared__ " + s.name;
+    constexpr const char* names[] = {"memory that no kernel may touch", "a stack", "the arguments", "dynamic shared memory", "static shared memory", "", "a variable of the program"};
+    return names[kind];
 }
 
 Place place_of(uintptr_t a) {
@@ -134,7 +108,7 @@ Place place_of(uintptr_t a) {
         if (other != &b)
             if (const Place p = shared_place(a, *other, statics_of(*other)); p.kind) return p;
     if (const emulated_memory::Block* g = emulated_memory::near(a)) return {Place::global, g->begin, g->end};
-    if (a >= program_begin && a < program_end) return {Place::program, program_begin, program_end};
+    if (const uintptr_t begin = uintptr_t(&__executable_start), end = uintptr_t(&_end); a >= begin && a < end) return {Place::program, begin, end};
     return {Place::unknown, a, a};
 }
 
@@ -146,81 +120,61 @@ std::string describe(uintptr_t a) {
 }
 
 Cell* cells_of(const Place& p, uintptr_t a) {
-    switch (p.kind) {
-        case Place::dynamic_shared: return &p.owner->dynamic_cells[(a - p.begin) / kCellBytes];
-        case Place::static_shared: return &p.owner->static_cells[(a - statics_of(*p.owner)) / kCellBytes];
-        case Place::global: {
-            static_assert(sizeof(Cell) <= emulated_memory::kNoteBytes && kCellBytes == 2);
-            const emulated_memory::Block& g = *emulated_memory::near(a);
-            return static_cast<Cell*>(g.notes) + (a / kCellBytes - g.begin / kCellBytes);
-        }
-        default: return nullptr;
-    }
+    if (p.kind == Place::dynamic_shared) return &p.owner->shared.dynamic_cells[(a - p.begin) / kCellBytes];
+    if (p.kind == Place::static_shared) return &p.owner->shared.static_cells[(a - statics_of(*p.owner)) / kCellBytes];
+    if (p.kind != Place::global) return nullptr;
+    static_assert(sizeof(Cell) <= emulated_memory::kNoteBytes && kCellBytes == 2);
+    const emulated_memory::Block& g = *emulated_memory::near(a);
+    return static_cast<Cell*>(g.notes) + (a / kCellBytes - g.begin / kCellBytes);
 }
 
 // ---- shared memory
 
 unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(current->block->dynamic); }
 
-// The window of shared addresses: the first 1024 bytes are the system's, then the dynamic array, then the static variables.
-uint32_t shared_address(const void* p, Site site) {
+// Shared addresses, which are the same in each block of a cluster: the first 1024 bytes are the system's, then come the dynamic array and
+// the static variables; each of these gets a place with its alignment when first asked for.
+Local local_of(const void* p) {
     const uintptr_t a = uintptr_t(p);
     const Place at = place_of(a);
-    const bool mine = at.owner == current->block;
-    if (mine && at.kind == Place::dynamic_shared && a >= at.begin && a <= at.end) return uint32_t(kReserved + (a - at.begin));
-    if (mine && at.kind == Place::static_shared && at.begin < at.end) {
-        uint32_t end = uint32_t(kReserved + (launched->smem + 1023) / 1024 * 1024);     // each gets a place with its alignment when first asked for
-        for (const auto& [begin, address] : windows) end = std::max(end, uint32_t(address + (place_of(begin).end - begin) + 1023) / 1024 * 1024);
-        const auto [window, added] = windows.try_emplace(at.begin, uint32_t(end + at.begin % 1024));
-        return uint32_t(window->second + (a - at.begin));
+    if (!at.owner || a < at.begin || a > at.end || at.begin == at.end) return {};
+    if (at.kind == Place::dynamic_shared) return {at.owner, uint32_t(kReserved + (a - at.begin))};
+    const uintptr_t home = at.begin - statics_of(*at.owner) + statics_begin;
+    uint32_t end = uint32_t(kReserved + whole(launched->smem));
+    for (const Window& w : windows) {
+        if (w.home == home) return {at.owner, uint32_t(w.address + (a - at.begin))};
+        end = uint32_t(whole(w.address + w.bytes));
     }
-    report("ACCESS", name_of(site), concat(name_of(*current), " takes the shared address of ", describe(a), " at ", name_of(site)));
+    windows.push_back({home, at.end - at.begin, uint32_t(end + home % 1024)});
+    return {at.owner, uint32_t(windows.back().address + (a - at.begin))};
+}
+char* from_here(const Local& l) {
+    if (l.address - kReserved < whole(launched->smem)) return l.block->dynamic + (l.address - kReserved);
+    for (const Window& w : windows)
+        if (l.address - w.address < w.bytes) return reinterpret_cast<char*>(w.home - statics_begin + statics_of(*l.block) + (l.address - w.address));
+    return nullptr;
+}
+char* shared_pointer(uint32_t address) { return from_here({current->block, address}); }
+uint32_t shared_address(const void* p, Site site) {
+    const Local l = local_of(p);
+    if (l.block == current->block) return l.address;
+    wrong("ACCESS", site, "no shared address: ", describe(uintptr_t(p)));
     return 0;
 }
 
-char* shared_pointer(uint32_t address) {
-    const size_t dynamic = (launched->smem + 1023) / 1024 * 1024;
-    if (address < kReserved) return nullptr;
-    if (address < kReserved + dynamic) return current->block->dynamic + (address - kReserved);
-    for (const auto& [begin, window] : windows)
-        if (address - window < place_of(begin).end - begin) return reinterpret_cast<char*>(begin + (address - window));
-    return nullptr;
-}
-Local local_of(const void* p) {
-    const Place at = place_of(uintptr_t(p));
-    if (!at.owner || uintptr_t(p) < at.begin || uintptr_t(p) >= at.end) return {};
-    if (at.kind == Place::dynamic_shared) return {at.owner, uintptr_t(p)};
-    return {at.owner, uintptr_t(p) - statics_of(*at.owner) + statics_begin};
-}
-char* from_here(const Local& l) {
-    if (l.address - statics_begin < statics_end - statics_begin) return reinterpret_cast<char*>(l.address - statics_begin + statics_of(*l.block));
-    return reinterpret_cast<char*>(l.address);
-}
-Local counterpart(const Local& l, Block& other) {
-    if (l.address - statics_begin < statics_end - statics_begin) return {&other, l.address};
-    return {&other, l.address - uintptr_t(l.block->dynamic) + uintptr_t(other.dynamic)};
-}
-
 void open_shared(Block& b, size_t bytes) {
-    if (!b.dynamic_end) {                       // kept for the next block
-        const size_t most = pages(kMostShared);
-        char* m = map_or_fail(most + 2 * kPage, MAP_NORESERVE);
-        mprotect(m, kPage, PROT_NONE);
-        b.dynamic_end = m + kPage + most;
-        mprotect(b.dynamic_end, kPage, PROT_NONE);
-    }
-    const size_t whole = (bytes + 1023) / 1024 * 1024;
-    b.dynamic = b.dynamic_end - whole;          // 1024-byte aligned, its end near the unreadable page
-    std::memset(b.dynamic, kNaN, whole);
-    b.statics.assign(statics_end - statics_begin, char(kNaN));
+    if (!b.shared.dynamic_end) b.shared.dynamic_end = emulated_memory::map(kMostShared, MAP_NORESERVE) + (kMostShared + kPage - 1) / kPage * kPage;     // kept for the next block
+    b.dynamic = b.shared.dynamic_end - whole(bytes);    // 1024-byte aligned, its end near the unreadable page
+    std::memset(b.dynamic, kNaN, whole(bytes));
+    b.shared.statics.assign(statics_end - statics_begin, char(kNaN));
 }
-void close_shared(Block& b) { b.dynamic = nullptr; }
 // Only the kernels' own variables: others may lie between.
-void enter_statics(Block& b) {
-    for (const Static& s : statics) std::memcpy(reinterpret_cast<void*>(s.begin), b.statics.data() + (s.begin - statics_begin), s.end - s.begin);
-}
-void leave_statics(Block& b) {
-    for (const Static& s : statics) std::memcpy(b.statics.data() + (s.begin - statics_begin), reinterpret_cast<void*>(s.begin), s.end - s.begin);
+void exchange_statics(Block* leaves, Block* enters) {
+    for (const Static& s : statics) {
+        void* place = reinterpret_cast<void*>(s.begin);
+        if (leaves) std::memcpy(leaves->shared.statics.data() + (s.begin - statics_begin), place, s.end - s.begin);
+        std::memcpy(place, enters->shared.statics.data() + (s.begin - statics_begin), s.end - s.begin);
+    }
 }
 
 }

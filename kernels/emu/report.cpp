@@ -1,9 +1,8 @@
 #include <cstdio>
-#include <cxxabi.h>
+#include <cstring>
 #include <dlfcn.h>
 #include <set>
 #include <unistd.h>
-#include "core/check.h"
 #include "kernels/emu/machine.h"
 
 namespace merv::emu {
@@ -14,16 +13,23 @@ std::vector<Report> found;                      // when nobody collects
 std::set<std::string> known;                    // kinds and causes, per launch
 
 // Places are kept as numbers: even ones are instructions of this program, odd ones lines.
-std::vector<const void*> instructions;
-std::map<const void*, uint32_t> instruction_numbers;
-std::vector<Site> sites;
-std::map<std::pair<const char*, int>, uint32_t> site_numbers;
+template <class T> struct Numbered {
+    std::vector<T> all;
+    std::map<T, uint32_t> numbers;
+    uint32_t operator()(const T& x) {
+        const auto [at, added] = numbers.try_emplace(x, uint32_t(all.size()));
+        if (added) all.push_back(x);
+        return at->second;
+    }
+};
+Numbered<const void*> instructions;
+Numbered<std::pair<const char*, int>> sites;
 
 std::map<const void*, Source> known_sources;
 
-// addr2line's answer: per address a line 0x.., then for each function inlined there, innermost first, its name and file:line
+// addr2line's answer: per address a row "0x..: function at file:line", then " (inlined by) .." for those it was inlined into
 void ask_for_sources(const std::vector<const void*>& instructions) {
-    std::string command = concat("addr2line -a -i -f -C -e /proc/", getpid(), "/exe");
+    std::string command = concat("addr2line -a -p -i -f -C -e /proc/", getpid(), "/exe");
     std::vector<const void*> asked;
     for (const void* i : instructions) {
         Dl_info info;
@@ -34,23 +40,18 @@ void ask_for_sources(const std::vector<const void*>& instructions) {
     FILE* f = asked.empty() ? nullptr : popen((command + " 2>/dev/null").c_str(), "r");
     if (!f) return;
     char row[4096];
-    bool named = false;                         // the next row is a file's
     Source* to = nullptr;
     for (size_t next = 0; std::fgets(row, sizeof row, f);) {
-        std::string s = row;
-        while (!s.empty() && s.back() == '\n') s.pop_back();
-        if (s.starts_with("0x")) {
-            to = next < asked.size() ? &known_sources[asked[next++]] : nullptr;
-            named = false;
-        } else if (to && !named) {
-            to->function = s, named = true;     // the outermost remains
-        } else if (to) {
-            named = false;
-            s = s.substr(0, s.find(' '));
-            s = s.substr(s.rfind('/') + 1);
-            const bool kernel = s.find(".cu:") != s.npos;
-            if (to->line == "?" || (kernel && to->line.find(".cu:") == s.npos)) to->line = s;
-        }
+        const std::string s = row;
+        const bool first = s.starts_with("0x");
+        if (first) to = next < asked.size() ? &known_sources[asked[next++]] : nullptr;
+        const size_t name = first ? s.find(": ") + 2 : std::strlen(" (inlined by) "), at = s.rfind(" at ");
+        if (!to || at == s.npos) continue;
+        to->function = s.substr(name, at - name);       // the outermost remains
+        const size_t file = std::max(s.rfind('/') + 1, at + 4);
+        const std::string line = s.substr(file, s.find_first_of(" \n", file) - file);
+        const bool kernel = line.find(".cu:") != line.npos;
+        if (to->line == "?" || (kernel && to->line.find(".cu:") == s.npos)) to->line = line;
     }
     pclose(f);
 }
@@ -87,18 +88,11 @@ std::string name_of(Site s) {
     const std::string file = s.file;
     return concat(file.substr(file.rfind('/') + 1), ":", s.line);
 }
-uint32_t where_is(Site s) {
-    const auto [at, added] = site_numbers.try_emplace({s.file, s.line}, uint32_t(sites.size()));
-    if (added) sites.push_back(s);
-    return at->second * 2 + 1;
-}
+uint32_t where_is(Site s) { return sites({s.file, s.line}) * 2 + 1; }
 uint32_t where_is(const void* instruction) {
     static struct { const void* instruction; uint32_t where; } recent[4096];        // most accesses are a few instructions'
     auto& r = recent[uintptr_t(instruction) / 4 % 4096];
-    if (r.instruction == instruction) return r.where;
-    const auto [at, added] = instruction_numbers.try_emplace(instruction, uint32_t(instructions.size()));
-    if (added) instructions.push_back(instruction);
-    r = {instruction, at->second * 2};
+    if (r.instruction != instruction) r = {instruction, instructions(instruction) * 2};
     return r.where;
 }
 std::vector<Source> sources(const std::vector<const void*>& instructions) {
@@ -109,9 +103,9 @@ std::vector<Source> sources(const std::vector<const void*>& instructions) {
 }
 void prepare_place_names(const std::vector<uint32_t>& places) {
     std::vector<const void*> all;
-    for (uint32_t where : places) if (!(where & 1)) all.push_back(instructions[where / 2]);
+    for (uint32_t where : places) if (!(where & 1)) all.push_back(instructions.all[where / 2]);
     ask_for_sources(all);
 }
-std::string place_name(uint32_t where) { return where & 1 ? name_of(sites[where / 2]) : sources({instructions[where / 2]})[0].line; }
+std::string place_name(uint32_t where) { return where & 1 ? name_of(Site{sites.all[where / 2].first, sites.all[where / 2].second}) : sources({instructions.all[where / 2]})[0].line; }
 
 }

@@ -1,7 +1,6 @@
 #include <csignal>
 #include <memory>
 #include <ucontext.h>
-#include "core/check.h"
 #include "kernels/emu/machine.h"
 
 uint3 threadIdx, blockIdx;
@@ -26,19 +25,26 @@ uint32_t serial;
 std::vector<std::unique_ptr<Thread>> spare;     // stacks are kept
 std::vector<std::unique_ptr<Block>> resident, retired;
 
-std::unique_ptr<Thread> take_thread() {
-    std::unique_ptr<Thread> t;
-    if (spare.empty()) {
-        t = std::make_unique<Thread>();
-        t->stack = new_stack();
-    } else {
-        t = std::move(spare.back());
-        spare.pop_back();
-        char* stack = t->stack;
-        *t = Thread{};
-        t->stack = stack;
-    }
+template <class T> std::unique_ptr<T> take(std::vector<std::unique_ptr<T>>& from) {
+    if (from.empty()) return std::make_unique<T>();
+    auto one = std::move(from.back());
+    from.pop_back();
+    return one;
+}
+Thread* new_thread() {
+    Thread* t = take(spare).release();
+    char* stack = t->stack ? t->stack : new_stack();
+    *t = Thread{};
+    t->stack = stack;
     return t;
+}
+Block* new_block() {
+    resident.push_back(take(retired));
+    Block& b = *resident.back();
+    Shared shared = std::move(b.shared);
+    b = Block{};
+    b.shared = std::move(shared);
+    return &b;
 }
 
 void go_to(Thread* t) {                         // null: the host
@@ -86,18 +92,10 @@ std::string waiting(const std::vector<Block*>& blocks) {
     for (Block* b : blocks)
         for (Thread* t : b->threads) {
             if (t->done) continue;
-            constexpr const char* ops[] = {"__syncwarp", "a shuffle", "a vote", "mma.sync", "ldmatrix"};
-            std::string what;
-            switch (t->wait) {
-                case Wait::barrier: what = "a barrier"; break;
-                case Wait::warp: what = concat(ops[int(t->op)], " of lanes ", std::hex, "0x", t->mask); break;
-                case Wait::mbarrier: what = describe_mbarrier(*t); break;
-                case Wait::wgmma: what = "wgmma, which not all of the warpgroup have issued,"; break;
-                case Wait::cluster: what = "the cluster's barrier"; break;
-                case Wait::spin: what = "a value in memory that does not come"; break;
-                case Wait::none: what = "nothing"; break;
-            }
-            Group& g = groups[concat("wait for ", what, " at ", name_of(t->site))];
+            std::string what[] = {"nothing", "a barrier", "", "a value in memory that does not come", "", "wgmma, which not all of the warpgroup have issued,", "the cluster's barrier"};
+            if (t->wait == Wait::warp) what[int(Wait::warp)] = concat(name_of(t->op), " of lanes ", std::hex, "0x", t->mask);
+            if (t->wait == Wait::mbarrier) what[int(Wait::mbarrier)] = describe_mbarrier(*t);
+            Group& g = groups[concat("wait for ", what[int(t->wait)], " at ", name_of(t->site))];
             if (g.count++ == 0) g.first = name_of(*t);
         }
     std::string all;
@@ -106,9 +104,7 @@ std::string waiting(const std::vector<Block*>& blocks) {
 }
 
 void start_block(uint3 index, const std::shared_ptr<Cluster>& cluster) {
-    std::unique_ptr<Block> b;
-    if (retired.empty()) b = std::make_unique<Block>();
-    else b = std::move(retired.back()), retired.pop_back();
+    Block* b = new_block();
     const int n = int(blockDim.x * blockDim.y * blockDim.z);
     b->serial = ++serial;
     b->index = index;
@@ -116,18 +112,11 @@ void start_block(uint3 index, const std::shared_ptr<Cluster>& cluster) {
     if (cluster->blocks.empty()) cluster->first = serial;
     b->cluster = cluster;
     b->rank = unsigned(cluster->blocks.size());
-    cluster->blocks.push_back(b.get());
+    cluster->blocks.push_back(b);
     cluster->live += n;
-    b->mbarriers.clear(), b->loads.clear();
-    b->actors = 0, b->uses_proxies = false;
-    for (Warpgroup& w : b->warpgroups) w = {};
-    b->epoch = 1;
-    b->remote.clear();
-    for (Barrier& bar : b->barriers) bar = {};
-    for (WarpState& w : b->warps) w = {};
     for (int i = 0; i < n; i++) {
-        Thread& t = *take_thread().release();
-        t.block = b.get();
+        Thread& t = *new_thread();
+        t.block = b;
         t.number = i;
         const unsigned u = unsigned(i);
         t.index = {u % blockDim.x, u / blockDim.x % blockDim.y, u / (blockDim.x * blockDim.y)};
@@ -138,7 +127,6 @@ void start_block(uint3 index, const std::shared_ptr<Cluster>& cluster) {
     open_shared(*b, launched->smem);
     begin_checks(*b);
     if (counting()) begin_counts(*b);
-    resident.push_back(std::move(b));
 }
 
 // The blocks of the i-th cluster in the grid, x fastest. They are resident together.
@@ -153,10 +141,7 @@ void retire(size_t i) {
     Block& b = *resident[i];
     if (running == &b) running = nullptr;
     if (counting()) end_counts(b);
-    b.cluster = nullptr;
     for (Thread* t : b.threads) spare.emplace_back(t);
-    b.threads.clear(), b.ready.clear(), b.spinning.clear();
-    close_shared(b);
     retired.push_back(std::move(resident[i]));
     resident.erase(resident.begin() + long(i));
 }
@@ -164,8 +149,7 @@ void retire(size_t i) {
 // Until no thread of the block can go on by itself
 void run_block(Block& b) {
     if (running != &b) {
-        if (running) leave_statics(*running);
-        enter_statics(b);
+        exchange_statics(running, &b);
         running = &b;
     }
     blockIdx = b.index;
@@ -178,6 +162,11 @@ void run_grid() {
     const uint64_t together = uint64_t(launched->cluster.x) * launched->cluster.y * launched->cluster.z;
     const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
     uint64_t started = 0, last_change = happened;
+    auto deadlock = [](const std::vector<Block*>& blocks, const std::string& what) {
+        for (Block* b : blocks) finish_products(*b);
+        report("DEADLOCK", "", what + waiting(blocks));
+        abandoned = true;
+    };
     size_t turn = 0, idle = 0;                  // idle: blocks that have been tried since something happened
     while (!abandoned && (started < blocks || !resident.empty())) {
         if (resident.empty() || (idle >= resident.size() && started < blocks && resident.size() < kResident)) {
@@ -186,9 +175,8 @@ void run_grid() {
             started += together, idle = 0;
         } else if (idle >= resident.size()) {
             std::vector<Block*> all;
-            for (const auto& b : resident) all.push_back(b.get()), finish_products(*b);
-            report("DEADLOCK", "", concat("no thread can go on, ", started, " of ", blocks, " blocks have started:", waiting(all)));
-            abandoned = true;
+            for (const auto& b : resident) all.push_back(b.get());
+            deadlock(all, concat("no thread can go on, ", started, " of ", blocks, " blocks have started:"));
             break;
         }
         turn %= resident.size();
@@ -200,9 +188,7 @@ void run_grid() {
             for (size_t i = resident.size(); i-- > 0;) if (resident[i]->cluster.get() == done) retire(i);
             idle = 0;
         } else if (together == 1 && b.spinning.empty() && b.ready.empty()) {
-            finish_products(b);
-            report("DEADLOCK", "", "no thread of the block can go on:" + waiting({&b}));
-            abandoned = true;
+            deadlock({&b}, "no thread of the block can go on:");
         } else {
             idle = happened == last_change ? idle + 1 : 0;
             turn++;
@@ -292,6 +278,7 @@ void wait_for(Wait why, Site site) {
 }
 void wake(Thread& t) {
     happened++;
+    t.wait = Wait::none;
     t.block->ready.push_back(&t);
 }
 void abandon() {

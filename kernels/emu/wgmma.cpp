@@ -1,9 +1,7 @@
 // wgmma: four warps issue it one by one; it is computed when it is waited for, from what shared memory holds then. Meanwhile the
 // accumulators are NaN. Also setmaxnreg, the other instruction of a whole warpgroup.
-#include <bit>
 #include <cstring>
 #include <set>
-#include "core/check.h"
 #include "kernels/emu/layout.h"
 #include "kernels/emu/machine.h"
 
@@ -12,10 +10,6 @@ namespace {
 
 constexpr int kThreads = 128, kRows = 64, kDepth = 16;
 constexpr uint32_t kInFlight = 0x7fbadbad;      // a NaN that no instruction makes
-
-template <class... A> void wrong(const char* kind, Site site, const A&... what) {
-    report(kind, name_of(site), concat("wgmma at ", name_of(site), ": ", what..., ", ", name_of(*current)));
-}
 
 // An operand in shared memory: `extent` rows of A or columns of B.
 struct Operand {
@@ -39,7 +33,7 @@ std::vector<Operand> operands(const Wgmma& w) {
 // What CuTe never encodes, and the PTX ISA does not define
 bool sound(const Operand& o, Site site) {
     const layout::Descriptor d = layout::decode(o.bits);
-    auto refuse = [&](const auto&... what) { wrong("WGMMA", site, "the descriptor of ", o.name, ": ", what...); return false; };
+    auto refuse = [&](const auto&... what) { wrong("WGMMA", site, "wgmma: the descriptor of ", o.name, ": ", what...); return false; };
     if (o.bits & layout::kUnassigned) return refuse("bits that must be zero are set: 0x", std::hex, o.bits & layout::kUnassigned);
     const uint32_t span = uint32_t(d.span), into = span ? d.start % (8 * span) : 0;
     if (into && o.mn_major) return refuse("it starts ", into, " bytes into the swizzle's pattern");
@@ -53,14 +47,9 @@ bool sound(const Operand& o, Site site) {
         units.insert(address);
         count++;
     });
-    if (!inside) { wrong("ACCESS", site, "the descriptor of ", o.name, " reaches outside shared memory"); return false; }
+    if (!inside) { wrong("ACCESS", site, "wgmma: the descriptor of ", o.name, " reaches outside shared memory"); return false; }
     if (units.size() < count) return refuse("two elements of the matrix lie at one address");
     return true;
-}
-bool sound(const Wgmma& w, Site site) {
-    bool all = true;
-    for (const Operand& o : operands(w)) all = all && sound(o, site);
-    return all;
 }
 
 // In checked mode each warp reads its rows of A and all of B, when it issues the instruction.
@@ -90,16 +79,16 @@ void compute(Block& b, int group) {
     for (int t = 0; p.what.a && t < kThreads; t++)
         for (int v = 0; v < 8; v++) {
             const layout::Element e = layout::fragment(t, v);
-            a[size_t(e.row * kDepth + e.column)] = std::bit_cast<float>(v % 2 ? p.a[t][v / 2] & 0xffff0000 : p.a[t][v / 2] << 16);
+            a[size_t(e.row * kDepth + e.column)] = float_of(p.a[t][v / 2], v % 2);
         }
     for (int t = 0; t < kThreads; t++)
-        for (Accumulator& acc : b.threads[size_t(kThreads * group + t)]->accumulators) {
-            if (acc.d != p.d[t]) continue;
+        for (InFlight& acc : b.threads[size_t(kThreads * group + t)]->in_flight) {
+            if (acc.at != p.d[t]) continue;
             for (int v = 0; v < n / 2; v++) {
                 const layout::Element e = layout::fragment(t, v);
                 float sum = 0;
                 for (int k = 0; k < kDepth; k++) sum += a[size_t(e.row * kDepth + k)] * bt[size_t(e.column * kDepth + k)];
-                acc.value[size_t(v)] = p.what.accumulate ? acc.value[size_t(v)] + sum : sum;
+                acc.sums[size_t(v)] = p.what.accumulate ? acc.sums[size_t(v)] + sum : sum;
             }
         }
     g.products.pop_front();
@@ -113,8 +102,8 @@ bool overlap(uintptr_t begin, uintptr_t end, const void* p, size_t bytes) { retu
 
 uint32_t matrix_address(const void* p, uint32_t leading, uint32_t stride, Site site) {
     const uint32_t address = shared_address(p, site);
-    if (address % 16 || leading % 16 || stride % 16) report("ALIGN", name_of(site), concat("a matrix descriptor holds multiples of 16 bytes, at ", name_of(site), ", ", name_of(*current)));
-    if (address >> 18 || leading >> 18 || stride >> 18) report("WGMMA", name_of(site), concat("a matrix descriptor holds 18-bit addresses and distances, at ", name_of(site), ", ", name_of(*current)));
+    if (address % 16 || leading % 16 || stride % 16) wrong("ALIGN", site, "a matrix descriptor holds multiples of 16 bytes");
+    if (address >> 18 || leading >> 18 || stride >> 18) wrong("WGMMA", site, "a matrix descriptor holds 18-bit addresses and distances");
     return address;
 }
 
@@ -128,20 +117,20 @@ void wgmma(const Wgmma& w, Site site) {
     Block& b = *t.block;
     const int group = t.number / kThreads, me = t.number % kThreads;
     Warpgroup& g = b.warpgroups[group];
-    if (w.n % 8 || w.n < 8 || w.n > 256) { wrong("WGMMA", site, "n is a multiple of 8 up to 256, not ", w.n); abandon(); }
+    if (w.n % 8 || w.n < 8 || w.n > 256) { wrong("WGMMA", site, "wgmma: n is a multiple of 8 up to 256, not ", w.n); abandon(); }
     const size_t registers = size_t(w.n) / 2 * sizeof(float);
-    if (!t.registers_fenced) wrong("WGMMA", site, "wgmma.fence is missing before the first of a group");
+    if (!t.registers_fenced) wrong("WGMMA", site, "wgmma: wgmma.fence is missing before the first of a group");
     for (const Touched& x : t.touched)
-        if (overlap(x.begin, x.end, w.d, registers) || (w.a && overlap(x.begin, x.end, w.a, 16))) wrong("WGMMA", site, "its registers were touched after wgmma.fence");
+        if (overlap(x.begin, x.end, w.d, registers) || (w.a && overlap(x.begin, x.end, w.a, 16))) wrong("WGMMA", site, "wgmma: its registers were touched after wgmma.fence");
 
     const uint32_t number = ++t.products;
     while (g.done + g.products.size() < number) {
         g.products.push_back({w, site});
-        g.products.back().sound = sound(w, site);
+        for (const Operand& o : operands(w)) g.products.back().sound &= sound(o, site);
     }
     Product& p = g.products[number - g.done - 1];
-    if (p.site.line != site.line || p.site.file != site.file) wrong("WGMMA", site, "others of the warpgroup are at ", name_of(p.site));
-    else if (p.what.n != w.n || p.what.a_matrix != w.a_matrix || p.what.b_matrix != w.b_matrix || p.what.accumulate != w.accumulate) wrong("WGMMA", site, "descriptors, n or scale-d differ within the warpgroup");
+    if (p.site != site) wrong("WGMMA", site, "wgmma: others of the warpgroup are at ", name_of(p.site));
+    else if (p.what.n != w.n || p.what.a_matrix != w.a_matrix || p.what.b_matrix != w.b_matrix || p.what.accumulate != w.accumulate) wrong("WGMMA", site, "wgmma: descriptors, n or scale-d differ within the warpgroup");
     if (p.what.n != w.n) abandon();
     p.threads++;
     p.d[me] = w.d;
@@ -152,20 +141,17 @@ void wgmma(const Wgmma& w, Site site) {
     }
     p.warps |= 1u << me / 32;
 
-    auto same = std::find_if(t.accumulators.begin(), t.accumulators.end(), [&](const Accumulator& a) { return a.d == w.d; });
-    if (same == t.accumulators.end()) {
-        t.accumulators.push_back({w.d, w.n / 2, number, {w.d, w.d + w.n / 2}});
-        for (int i = 0; i < w.n / 2; i++) std::memcpy(w.d + i, &kInFlight, sizeof kInFlight);
-    } else if (same->n != w.n / 2) wrong("WGMMA", site, "an accumulator under way is used with another n");
+    auto same = std::find_if(t.in_flight.begin(), t.in_flight.end(), [&](const InFlight& f) { return f.at == w.d; });
+    if (same == t.in_flight.end()) {
+        t.in_flight.push_back({w.d, number, std::vector<uint32_t>(size_t(w.n) / 2, kInFlight), {w.d, w.d + w.n / 2}});
+        std::memcpy(w.d, t.in_flight.back().held.data(), registers);
+    } else if (same->sums.size() != size_t(w.n) / 2) wrong("WGMMA", site, "wgmma: an accumulator under way is used with another n");
     else same->last = number;
-    if (w.a) {
-        t.fragments.push_back({w.a, number, {}});
-        std::memcpy(t.fragments.back().value, w.a, sizeof t.fragments.back().value);
-    }
+    if (w.a) t.in_flight.push_back({w.a, number, {w.a, w.a + 4}, {}});
     if (p.threads < kThreads) return;
     if (order() == Order::seeded && random_bits() % 4 == 0) while (ready(g)) compute(b, group);
     for (int i = 0; i < kThreads; i++)
-        if (Thread& other = *b.threads[size_t(kThreads * group + i)]; other.wait == Wait::wgmma) other.wait = Wait::none, wake(other);
+        if (Thread& other = *b.threads[size_t(kThreads * group + i)]; other.wait == Wait::wgmma) wake(other);
 }
 
 void wgmma_commit(Site) { current->product_groups.push_back(current->products); }
@@ -175,23 +161,18 @@ void wgmma_wait(int pending, Site site) {
     const int group = t.number / kThreads;
     Warpgroup& g = t.block->warpgroups[group];
     const auto& groups = t.product_groups;
-    if (t.products > (groups.empty() ? 0 : groups.back())) wrong("WGMMA", site, "waits for groups while some wgmma belong to none: wgmma.commit_group is missing");
+    if (t.products > (groups.empty() ? 0 : groups.back())) wrong("WGMMA", site, "wgmma: waits for groups while some wgmma belong to none: wgmma.commit_group is missing");
     const uint32_t up_to = groups.size() > size_t(pending) ? groups[groups.size() - 1 - size_t(pending)] : 0;
     while (g.done < up_to) {
         if (ready(g)) compute(*t.block, group);
         else wait_for(Wait::wgmma, site);
     }
-    for (size_t i = 0; i < t.accumulators.size();) {
-        Accumulator& a = t.accumulators[i];
-        if (a.last > up_to) { i++; continue; }
-        for (int k = 0; k < a.n; k++)
-            if (std::memcmp(a.d + k, &kInFlight, sizeof kInFlight)) { wrong("WGMMA", site, "accumulator ", k, " was changed while wgmma was under way"); break; }
-        std::memcpy(a.d, a.value.data(), a.value.size() * sizeof(float));
-        t.accumulators.erase(t.accumulators.begin() + long(i));
+    for (const InFlight& f : t.in_flight) {
+        if (f.last > up_to) continue;
+        if (std::memcmp(f.at, f.held.data(), f.held.size() * 4)) wrong("WGMMA", site, "wgmma: registers of ", f.sums.empty() ? "A" : "an accumulator", " were changed while it was under way");
+        if (!f.sums.empty()) std::memcpy(const_cast<void*>(f.at), f.sums.data(), f.sums.size() * sizeof(float));
     }
-    for (const Fragments& f : t.fragments)
-        if (f.last <= up_to && std::memcmp(f.a, f.value, sizeof f.value)) wrong("WGMMA", site, "registers of A were changed while wgmma was under way");
-    std::erase_if(t.fragments, [&](const Fragments& f) { return f.last <= up_to; });
+    std::erase_if(t.in_flight, [&](const InFlight& f) { return f.last <= up_to; });
     t.registers_fenced = false;
     t.touched.clear();
     if (checking() && g.actor) hear(t, size_t(g.actor + t.number % kThreads / 32), up_to);
@@ -200,8 +181,7 @@ void wgmma_wait(int pending, Site site) {
 void saw_registers(uintptr_t address, size_t bytes, const void* instruction) {
     Thread& t = *current;
     bool in_flight = false;
-    for (const Accumulator& a : t.accumulators) in_flight |= overlap(address, address + bytes, a.d, size_t(a.n) * sizeof *a.d);
-    for (const Fragments& f : t.fragments) in_flight |= overlap(address, address + bytes, f.a, sizeof f.value);
+    for (const InFlight& f : t.in_flight) in_flight |= overlap(address, address + bytes, f.at, f.held.size() * 4);
     if (in_flight) {
         const std::string where = place_name(where_is(instruction));
         report("WGMMA", where, concat(name_of(t), " touches registers of a wgmma under way, at ", where));
@@ -218,7 +198,7 @@ void finish_products(Block& b) {
 // ---- setmaxnreg
 
 void limit_registers(int count, Site site) {
-    if (count < 24 || count > 256 || count % 8) return report("WGMMA", name_of(site), concat("setmaxnreg takes a multiple of 8 from 24 to 256, not ", count, ", at ", name_of(site), ", ", name_of(*current)));
+    if (count < 24 || count > 256 || count % 8) return wrong("WGMMA", site, "setmaxnreg takes a multiple of 8 from 24 to 256, not ", count);
     current->register_limits.emplace_back(count, site);
 }
 void finish_registers(Block& b) {
@@ -230,7 +210,7 @@ void finish_registers(Block& b) {
         const auto& limits = b.threads[first]->register_limits;
         for (size_t i = first; i < std::min(n, first + kThreads); i++) {
             const auto& other = b.threads[i]->register_limits;
-            if (std::equal(limits.begin(), limits.end(), other.begin(), other.end(), [](const auto& x, const auto& y) { return x.first == y.first && x.second.line == y.second.line; })) continue;
+            if (std::equal(limits.begin(), limits.end(), other.begin(), other.end())) continue;
             const Site site = limits.empty() ? other[0].second : limits[0].second;
             report("WGMMA", name_of(site), concat("setmaxnreg at ", name_of(site), " was not executed by all of the warpgroup, ", name_of(*b.threads[i])));
             break;
