@@ -83,7 +83,7 @@ bench-peers: deps
 define isa
 $(B)/kernels/cpu/$(1)/%.o: kernels/cpu/%.cpp ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(CXXFLAGS) $$($(1).flags) -DMERV_ISA=$(1) -c $$< -o $$@
 $(B)/kernels/cpu/$(1).o: $(patsubst kernels/cpu/%.cpp,$(B)/kernels/cpu/$(1)/%.o,$(wildcard kernels/cpu/*.cpp))
-	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels3cpu*$(1)3run*' $$@.all $$@ && rm $$@.all
+	@mkdir -p $$(@D) ; ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels3cpu*$(1)3run*' $$@.all $$@ && rm $$@.all
 endef
 $(foreach i,$(ISAS),$(eval $(call isa,$(i))))
 
@@ -92,9 +92,9 @@ E := $(if $(SAN),build,$(B))
 define emu
 $(E)/emu_$(1)/%.o: %.cu ; @mkdir -p $$(@D) ; echo "$$< ($(1))" ; $$(CXX) $$(EMU_FLAGS) $$($(1).flags) -DMERV_GPU=emu_$(1) -DMERV_EMU_MODE=$(or $($(1).mode),$(1)) -c $$< -o $$@
 $(E)/kernels/emu_$(1).o: $(patsubst %.cu,$(E)/emu_$(1)/%.o,$(filter-out $($(1).without),$(GPU)))
-	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
+	@mkdir -p $$(@D) ; ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv7kernels*emu_$(1)3run*' $$@.all $$@ && rm $$@.all
 $(E)/tests/emu_$(1).o: $(patsubst %.cu,$(E)/emu_$(1)/%.o,$(wildcard tests/emu/*.cu))
-	@ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
+	@mkdir -p $$(@D) ; ld -r --force-group-allocation $$^ -o $$@.all && objcopy -w --keep-global-symbol='_ZN4merv4test*emu_$(1)*' $$@.all $$@ && rm $$@.all
 endef
 $(foreach m,$(EMU_MODES) bugs,$(eval $(call emu,$(m))))
 
