@@ -4,6 +4,7 @@
 #include <set>
 #include <nlohmann/json.hpp>
 #include "core/rng.h"
+#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
 #include "kernels/loss.h"
@@ -11,6 +12,7 @@
 #include "kernels/optim.h"
 #include "kernels/patchify.h"
 #include "kernels/pool.h"
+#include "kernels/random.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "kernels/rows.h"
@@ -41,6 +43,20 @@ std::string joined(const Dims& dims) {
     return s;
 }
 
+// Sequences x queries x keys x heads x key/value heads x head dimension; q, k, v in one packed projection where they are as many
+AttentionFwd attend(const Dims& d, DType t, Mask mask = Mask::none, bool lse = false) {
+    const int64_t S = d[0], Nq = d[1], Nk = d[2], H = d[3], Hkv = d[4], D = d[5];
+    AttentionFwd a{.S = S, .Nq = Nq, .Nk = Nk, .H = H, .Hkv = Hkv, .D = D, .scale = 0.125f, .mask = mask};
+    auto rows = [&](const Tensor& in, int64_t first, int64_t N, int64_t width) { return kernels::Rows{.t = in, .offset = first, .outer_stride = N * width, .token_stride = width}; };
+    if (Nq == Nk && H == Hkv) {
+        const Tensor packed = values({S, Nq, 3 * H * D}, t);
+        for (int i = 0; i < 3; i++) (i == 0 ? a.q : i == 1 ? a.k : a.v) = rows(packed, i * H * D, Nq, 3 * H * D);
+    } else a.q = rows(values({S, Nq, H * D}, t), 0, Nq, H * D), a.k = rows(values({S, Nk, Hkv * D}, t), 0, Nk, Hkv * D), a.v = rows(values({S, Nk, Hkv * D}, t), 0, Nk, Hkv * D);
+    a.o = rows(Tensor({S, Nq, H * D}, t), 0, Nq, H * D);
+    if (lse) a.lse = values({S, H, Nq});
+    return a;
+}
+
 std::vector<KernelCase> all_cases() {
     std::vector<KernelCase> all;
     constexpr DType f32 = DType::f32, bf16 = DType::bf16;
@@ -52,7 +68,7 @@ std::vector<KernelCase> all_cases() {
             return [y = Tensor({d[0], d[1]}, t), x = values({d[0], d[2]}, t), w = values({d[1], d[2]}, t), b = values({d[1]}, t)] { linear(LinearFwd{.y = y, .x = x, .w = w, .bias = b}); };
         });
     }
-    add("linear", bf16, {1, 4096, 4096}, {1, 256, 4096}, [](const Dims& d) -> std::function<void()> {
+    for (const auto& [shape, counted] : {std::pair{Dims{1, 4096, 4096}, Dims{1, 256, 4096}}, {{1, 4096, 11008}, {1, 256, 11008}}}) add("linear", bf16, shape, counted, [](const Dims& d) -> std::function<void()> {
         return [y = Tensor({d[0], d[1]}, bf16), x = values({d[0], d[2]}, bf16), w = values({d[1], d[2]}, bf16)] { linear(LinearFwd{.y = y, .x = x, .w = w}); };
     });
     for (const auto& [t, counted] : {std::pair{bf16, Dims{128, 3072, 128}}, {f32, {64, 3072, 64}}})
@@ -107,6 +123,23 @@ std::vector<KernelCase> all_cases() {
         const Tensor x = values({d[0], d[1]}, t), dw = zeros({d[1]});
         return [dx = Tensor(x.shape(), t), dw, x, dy = values(x.shape(), t), w = values({d[1]}, t)] { rmsnorm({.dx = dx, .dw = dw, .dy = dy, .x = x, .w = w}); };
     });
+    // M x C, a residual branch with it
+    add("layernorm residual", t, {4176, 1024}, {128, 1024}, [t](const Dims& d) -> std::function<void()> {
+        const Tensor x = values({d[0], d[1]}, t), w = values({d[1]}, t);
+        return [y = Tensor(x.shape(), t), sum = Tensor(x.shape(), t), x, w, r = values(x.shape(), t)] { layernorm({.y = y, .x = x, .w = w, .b = w, .residual = r, .sum = sum}); };
+    });
+    add("rmsnorm residual", t, {1224, 4096}, {32, 4096}, [t](const Dims& d) -> std::function<void()> {
+        const Tensor x = values({d[0], d[1]}, t), w = values({d[1]}, t);
+        return [y = Tensor(x.shape(), t), sum = Tensor(x.shape(), t), x, w, r = values(x.shape(), t)] { rmsnorm({.y = y, .x = x, .w = w, .residual = r, .sum = sum}); };
+    });
+    add("layernorm residual backward", t, {4176, 1024}, {4176, 1024}, [t](const Dims& d) -> std::function<void()> {
+        const Tensor x = values({d[0], d[1]}, t), dw = zeros({d[1]}), db = zeros({d[1]});
+        return [dx = Tensor(x.shape(), t), dw, db, x, dy = values(x.shape(), t), w = values({d[1]}, t), dsum = values(x.shape(), t)] { layernorm({.dx = dx, .dw = dw, .db = db, .dy = dy, .x = x, .w = w, .dsum = dsum}); };
+    });
+    add("rmsnorm residual backward", t, {1224, 4096}, {1224, 4096}, [t](const Dims& d) -> std::function<void()> {
+        const Tensor x = values({d[0], d[1]}, t), dw = zeros({d[1]});
+        return [dx = Tensor(x.shape(), t), dw, x, dy = values(x.shape(), t), w = values({d[1]}, t), dsum = values(x.shape(), t)] { rmsnorm({.dx = dx, .dw = dw, .dy = dy, .x = x, .w = w, .dsum = dsum}); };
+    });
     add("softmax_rows", t, {4096, 1024}, {64, 1024}, [t](const Dims& d) -> std::function<void()> {
         return [y = Tensor({d[0], d[1]}, t), x = values({d[0], d[1]}, t)] { softmax_rows({.y = y, .x = x}); };
     });
@@ -120,6 +153,48 @@ std::vector<KernelCase> all_cases() {
         const Tensor x = values({d[0], d[1], d[2]}, t), table = values({d[0], d[2] / 2});
         return [y = Tensor(x.shape(), t), x, table] { rope({.y = y, .x = x, .cos = table, .sin = table}); };
     });
+    // tokens x heads x key/value heads x head dimension
+    for (const auto& [shape, counted] : {std::pair{Dims{1224, 32, 32, 128}, Dims{32, 32, 32, 128}}, {{1, 32, 32, 128}, {1, 32, 32, 128}}})
+        add("rope append", t, shape, counted, [t](const Dims& d) -> std::function<void()> {
+            const Tensor q = values({d[0], d[1], d[3]}, t), k = values({d[0], d[2], d[3]}, t), table = values({d[0], d[3] / 2});
+            return [q_out = Tensor(q.shape(), t), k_out = Tensor(k.shape(), t), v_out = Tensor(k.shape(), t), q, k, v = values(k.shape(), t), table] {
+                rope({.q_out = q_out, .k_out = k_out, .v_out = v_out, .q = q, .k = k, .v = v, .cos = table, .sin = table});
+            };
+        });
+
+    // attend()'s dimensions: LLaMA, ViViT, frames of 261, 257 and 196 patches
+    auto attention_case = [&](const char* op, DType type, Dims shape, Dims counted, Mask mask = Mask::none) {
+        add(op, type, shape, counted, [type, mask](const Dims& d) -> std::function<void()> { return [a = attend(d, type, mask)] { attention(a); }; });
+    };
+    attention_case("attention causal", t, {1, 1224, 1224, 32, 32, 128}, {1, 1224, 1224, 1, 1, 128}, Mask::causal);
+    attention_case("attention", t, {1, 3137, 3137, 12, 12, 64}, {1, 64, 3137, 2, 2, 64});
+    attention_case("attention", t, {16, 261, 261, 16, 16, 64}, {1, 261, 261, 2, 2, 64});
+    attention_case("attention", t, {16, 257, 257, 16, 16, 64}, {1, 257, 257, 2, 2, 64});
+    attention_case("attention", t, {16, 196, 196, 12, 12, 64}, {1, 196, 196, 2, 2, 64});
+    attention_case("attention", f32, {16, 257, 257, 16, 16, 64}, {1, 257, 257, 1, 1, 64});
+    attention_case("attention decode", t, {1, 1, 1300, 32, 32, 128}, {1, 1, 1300, 4, 4, 128});
+    attention_case("attention decode", t, {1, 1, 1300, 32, 8, 128}, {1, 1, 1300, 4, 1, 128});
+    // positions x frames x heads x head dimension: a sequence is one position's frames
+    add("attention frames", t, {257, 8, 16, 64}, {8, 8, 16, 64}, [t](const Dims& d) -> std::function<void()> {
+        const int64_t S = d[0], N = d[1], C = d[2] * d[3];
+        const Tensor packed = values({N, S, 3 * C}, t);
+        auto rows = [&](const Tensor& in, int64_t first, int64_t width) { return kernels::Rows{.t = in, .offset = first, .inner = S, .outer_stride = N * S * width, .inner_stride = width, .token_stride = S * width}; };
+        return [a = AttentionFwd{.o = rows(Tensor({N, S, C}, t), 0, C), .q = rows(packed, 0, 3 * C), .k = rows(packed, C, 3 * C), .v = rows(packed, 2 * C, 3 * C), .S = S, .Nq = N, .Nk = N, .H = d[2], .Hkv = d[2], .D = d[3], .scale = 0.125f}] { attention(a); };
+    });
+    auto attention_backward = [&](DType type, Dims shape, Dims counted, Mask mask = Mask::none) {
+        add(mask == Mask::causal ? "attention backward causal" : "attention backward", type, shape, counted, [type, mask](const Dims& d) -> std::function<void()> {
+            AttentionBwd b;
+            b.fwd = attend(d, type, mask, true);
+            b.dout = b.fwd.o, b.fwd.o.t = values(b.fwd.o.t.shape(), type), b.dout.t = values(b.fwd.o.t.shape(), type);
+            b.dq = b.fwd.q, b.dk = b.fwd.k, b.dv = b.fwd.v;
+            b.dq.t = b.dk.t = b.dv.t = Tensor(b.fwd.q.t.shape(), type);
+            return [b] { attention(b); };
+        });
+    };
+    attention_backward(t, {1, 1224, 1224, 32, 32, 128}, {1, 1224, 1224, 1, 1, 128}, Mask::causal);
+    attention_backward(t, {16, 257, 257, 16, 16, 64}, {1, 257, 257, 1, 1, 64});
+    attention_backward(f32, {16, 196, 196, 12, 12, 64}, {1, 196, 196, 1, 1, 64});
+
     // frames x side x side x C, to 8 x 8
     for (const Dims& shape : {Dims{16, 16, 16, 1024}, {16, 14, 14, 768}}) {
         const Dims counted{1, shape[1], shape[2], 256};
@@ -177,6 +252,12 @@ std::vector<KernelCase> all_cases() {
     });
     add("adamw", bf16, {1 << 24}, {1 << 14}, [](const Dims& d) -> std::function<void()> {
         return [p = values({d[0]}), m = values({d[0]}), v = zeros({d[0]}), half = Tensor({d[0]}, bf16), g = values({d[0]})] { adamw({.master = p, .m = m, .v = v, .param = half, .grad = g}); };
+    });
+    for (DType type : {bf16, f32})
+        add("random", type, {1 << 24}, {1 << 14}, [type](const Dims& d) -> std::function<void()> { return [y = Tensor({d[0]}, type)] { fill_random({.y = y, .rng = Rng(7, "kernels")}); }; });
+    // sums of 4096 squares: one block, of a model of 64 million parameters
+    add("clip factor", f32, {1 << 14}, {1 << 14}, [](const Dims& d) -> std::function<void()> {
+        return [factor = Tensor({1}), sums = values({d[0]})] { clip_factor({.factor = factor, .sums = sums, .limit = 1}); };
     });
     return all;
 }

@@ -117,7 +117,7 @@ template <int Dp, int n> MERV_DEVICE void attend(const Strided<bf16>& o, float* 
 
 template <int Dp, int n> constexpr size_t kOnePassShared = (2 * 16 * n + 2 * 16 * kWarps) * kRow<Dp> * sizeof(bf16);
 
-template <int Dp, int n> __global__ void __launch_bounds__(kThreads) one_pass_kernel(Strided<bf16> o, float* lse, Strided<const bf16> q, Strided<const bf16> k, Strided<const bf16> v, Scene scene) {
+template <int Dp, int n> __global__ void __launch_bounds__(kThreads, 2) one_pass_kernel(Strided<bf16> o, float* lse, Strided<const bf16> q, Strided<const bf16> k, Strided<const bf16> v, Scene scene) {
     DYN_SMEM(bytes);
     const int64_t s = blockIdx.x;
     const int h = int(blockIdx.y), D = scene.D, keys = scene.keys(s), warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;

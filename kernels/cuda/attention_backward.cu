@@ -142,7 +142,7 @@ queries_kernel(Strided<bf16> dq, Strided<const bf16> q, Strided<const bf16> k, S
 
 // ---- plain
 
-constexpr int kPlain = 32, kPlainThreads = 256, kScoreRow = kPlain + 4;
+constexpr int kPlain = 32, kPlainThreads = 256, kScoreRow = kPlain + 8;      // two queries on, probabilities lie 16 banks on
 template <int Dm> struct PlainTiles {           // 32 rows of each; P and dS: [query][key]
     float *k, *v, *q, *dout, *p, *ds;
     MERV_DEVICE explicit PlainTiles(unsigned char* bytes) : k(reinterpret_cast<float*>(bytes)), v(k + kPlain * kPlainRow<Dm>), q(v + kPlain * kPlainRow<Dm>), dout(q + kPlain * kPlainRow<Dm>),
@@ -196,7 +196,7 @@ template <int Dm, class X> MERV_DEVICE void plain_store(X* to, int64_t token_str
                 if (const int d = 64 * b + column + e; d < D && first + rows + i < count) to[(first + rows + i) * token_stride + d] = X(sum[i][b][e]);
 }
 
-template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads)
+template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads, 2)
 plain_keys(Strided<X> dk, Strided<X> dv, Strided<const X> q, Strided<const X> k, Strided<const X> v, Strided<const X> o, Strided<const X> dout, const float* lse, Scene scene, int tiles) {
     DYN_SMEM(bytes);
     const PlainTiles<Dm> t(bytes);
@@ -221,7 +221,7 @@ plain_keys(Strided<X> dk, Strided<X> dv, Strided<const X> q, Strided<const X> k,
     plain_store<Dm>(dk.head(s, kv, D), dk.token_stride, k0, scene.Nk, D, dk_sum);
     plain_store<Dm>(dv.head(s, kv, D), dv.token_stride, k0, scene.Nk, D, dv_sum);
 }
-template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads)
+template <int Dm, class X> __global__ void __launch_bounds__(kPlainThreads, 2)
 plain_queries(Strided<X> dq, Strided<const X> q, Strided<const X> k, Strided<const X> v, Strided<const X> o, Strided<const X> dout, const float* lse, Scene scene, int tiles) {
     DYN_SMEM(bytes);
     const PlainTiles<Dm> t(bytes);

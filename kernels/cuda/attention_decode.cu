@@ -19,7 +19,8 @@ struct Part { float max, sum; };
 template <int kHeads, class X> __global__ void __launch_bounds__(kThreads, 2)
 stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k, Strided<const X> v, Scene scene, int lanes, int stretches, int chunks) {
     constexpr int n = 16 / sizeof(X);
-    __shared__ float shared_sum[kWarps][kHeads][128];
+    constexpr int column = 160 / n;             // element d lies at d % n * column + d / n: neighbouring lanes, and neighbouring d, in different banks
+    __shared__ float shared_sum[kWarps][kHeads][n * column];
     __shared__ Part shared_part[kWarps][kHeads];
     const int stretch = int(blockIdx.x % unsigned(stretches)), kv = int(blockIdx.y) / chunks, h0 = kv * scene.group + int(blockIdx.y) % chunks * kHeads, D = scene.D;
     const int64_t s = blockIdx.x / unsigned(stretches);
@@ -77,7 +78,7 @@ stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k,
             sum[h] += __shfl_xor_sync(~0u, sum[h], x);
             for (int e = 0; e < n; e++) acc[h][e] += __shfl_xor_sync(~0u, acc[h][e], x);
         }
-        if (lane < lanes && d < D) for (int e = 0; e < n; e++) shared_sum[warp][h][d + e] = acc[h][e];
+        if (lane < lanes && d < D) for (int e = 0; e < n; e++) shared_sum[warp][h][e * column + lane] = acc[h][e];
         if (lane == 0) shared_part[warp][h] = {top, sum[h]};
     }
     if (BUG != 35) __syncthreads();
@@ -88,30 +89,35 @@ stretch_kernel(float* sums, Part* parts, Strided<const X> q, Strided<const X> k,
         for (int w = 0; w < kWarps; w++) {
             const float factor = exp2f(shared_part[w][h].max - (top == -INFINITY ? 0.0f : top));
             total = fmaf(shared_part[w][h].sum, factor, total);
-            o = fmaf(shared_sum[w][h][at], factor, o);
+            o = fmaf(shared_sum[w][h][at % n * column + at / n], factor, o);
         }
         const int64_t to = (s * scene.H + h0 + h) * stretches + stretch;
         sums[to * D + at] = o;
         if (at == 0) parts[to] = {top, total};
     }
 }
+// A warp per row, four elements per lane
 template <class X> __global__ void __launch_bounds__(128) combine_kernel(Strided<X> o, const float* sums, const Part* parts, Scene scene, int stretches) {
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y, s = row / scene.H;
     if (s >= scene.S) return;
-    const int h = int(row % scene.H), D = scene.D;
+    const int h = int(row % scene.H), D = scene.D, d = int(threadIdx.x) * 4;
+    parts += row * stretches;
     float top = -INFINITY;
-    for (int i = 0; i < stretches; i++) top = Max()(top, parts[row * stretches + i].max);
+    for (int i = int(threadIdx.x); i < stretches; i += 32) top = Max()(top, parts[i].max);
+    top = warp_reduce(top, Max());
+    if (d >= D) return;
     const float base = top == -INFINITY ? 0.0f : top;
-    for (int d = int(threadIdx.x); d < D; d += 32) {
-        float total = 0, value = 0;
-        for (int i = 0; i < stretches; i++) {
-            const Part part = parts[row * stretches + i];
-            const float factor = exp2f(part.max - base);
-            total = fmaf(part.sum, factor, total);
-            value = fmaf(sums[(row * stretches + i) * D + d], factor, value);
-        }
-        o.head(s, h, D)[d] = X(total > 0 || total != total ? value / total : 0.0f);
+    float total = 0, value[4] = {};
+    for (int i = 0; i < stretches; i++) {
+        const Part part = parts[i];
+        const float factor = exp2f(part.max - base);
+        float x[4];
+        load(x, sums + (row * stretches + i) * D + d);
+        total = fmaf(part.sum, factor, total);
+        for (int e = 0; e < 4; e++) value[e] = fmaf(x[e], factor, value[e]);
     }
+    for (float& v : value) v = total > 0 || total != total ? v / total : 0.0f;
+    store(o.head(s, h, D) + d, value);
 }
 
 }
@@ -122,7 +128,7 @@ bool decode(const AttentionFwd& a) {
         constexpr int n = 16 / sizeof(X);
         const Strided<X> o(a.o);
         const Strided<const X> q(a.q), k(a.k), v(a.v);
-        if (a.D % n || !q.in_sectors() || !k.in_sectors() || !v.in_sectors()) return false;
+        if (a.D % n || !o.in_sectors() || !q.in_sectors() || !k.in_sectors() || !v.in_sectors()) return false;
         const Scene scene(a);
         const int64_t rows = a.S * a.H, stretches = std::max<int64_t>(1, (a.Nk + kStretch - 1) / kStretch);
         const Tensor sums({rows * stretches, a.D}), parts({rows * stretches, 2});

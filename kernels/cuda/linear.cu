@@ -5,6 +5,10 @@
 // cp.async, fragments by ldmatrix. Everything else (f32, mixed types, rows that are no multiples of 16 bytes) runs as plain
 // multiply-adds on blocks of 64 x 64: f32 means f32 here, never TF32. Bound by arithmetic.
 //
+// Why tensor_product is held to 128 registers: two blocks then share an SM, and one computes while the other waits for its tiles. The sums
+// take 64 and the fragments 24, so addresses must be few: sides are 32-bit, a thread's two packs of a tile and a warp's fragments of a column
+// are constant distances from one address. Nothing spills (bench/ptxas.txt).
+//
 // An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
 // ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
 #include "kernels/linear.h"
@@ -164,36 +168,39 @@ constexpr size_t kProductShared = std::max(size_t(kStages) * 2 * kOperandSize * 
 // every two rows, so neither a column of eight packs (ldmatrix) nor two rows (cp.async) meet in a bank.
 MERV_DEVICE int along(int i, int k) { return i * kDepth + (k / 8 ^ i / 2 % (BUG == 7 ? 8 : 4)) * 8; }
 
-// 128 x 32 elements by 256 threads, 16 bytes at a time; what lies outside is zero.
-template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from, int64_t ld, int64_t first, int64_t count, int64_t k0, int64_t K) {
-    constexpr int per_row = (along_k ? kDepth : kTile) / 8;
-    for (int e = int(threadIdx.x); e < kTile * kDepth / 8; e += 256) {
-        const int r = e / per_row, c = e % per_row * 8;
-        const int64_t i = along_k ? first + r : k0 + r, j = along_k ? k0 + c : first + c;
-        const int64_t rows = along_k ? count : K, left = (along_k ? K : count) - j;
-        const int valid = (i < rows || BUG == 6) && left > 0 ? int(left < 8 ? left : 8) : 0;
-        cp_async<16>(tile + (along_k ? along(r, c) : r * kAcrossRow + c), valid ? from + i * ld + j : from, 2 * valid);
+// 128 x 32 elements by 256 threads, two packs of 16 bytes each; what lies outside is zero.
+template <bool along_k> MERV_DEVICE void fill_tile(bf16* tile, const bf16* from, int ld, int first, int count, int k0, int K) {
+    constexpr int per_row = (along_k ? kDepth : kTile) / 8, rows_at_once = 256 / per_row;
+    const int r = int(threadIdx.x) / per_row, c = int(threadIdx.x) % per_row * 8;
+    const int row = (along_k ? first : k0) + r, column = (along_k ? k0 : first) + c, rows = along_k ? count : K, left = (along_k ? K : count) - column;
+    const int valid = left < 0 ? 0 : left < 8 ? left : 8;
+    const bf16* pack = from + int64_t(row) * ld + column;
+    tile += along_k ? along(r, c) : r * kAcrossRow + c;
+    for (int i = 0; i < kTile * kDepth / 8 / 256; i++) {
+        const bool there = (row + i * rows_at_once < rows || BUG == 6) && valid > 0;
+        cp_async<16>(tile + i * rows_at_once * (along_k ? kDepth : kAcrossRow), there ? pack + int64_t(i * rows_at_once) * ld : from, there ? 2 * valid : 0);
     }
 }
-// Fragments for k .. k + 15: rows m .. m + 15 of A; rows n .. n + 15 of B, two n8 fragments
+// Fragments for k .. k + 15: rows m .. m + 15 of A; rows n .. n + 15 of B, two n8 fragments. m and n, multiples of 16, change nothing
+// in the packs' order: they are added outside `along`, so that one address serves all fragments of a column.
 template <bool along_k> MERV_DEVICE void load_a(uint32_t (&f)[4], const bf16* tile, int m, int k) {
     const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
-    if constexpr (along_k) ldmatrix_x4(f, tile + along(m + i % 2 * 8 + r, k + i / 2 * 8));
+    if constexpr (along_k) ldmatrix_x4(f, tile + along(i % 2 * 8 + r, k + i / 2 * 8) + m * kDepth);
     else ldmatrix_x4_trans(f, tile + (k + i / 2 * 8 + r) * kAcrossRow + m + i % 2 * 8);
 }
 template <bool along_k> MERV_DEVICE void load_b(uint32_t (&f)[4], const bf16* tile, int n, int k) {
     const int l = int(threadIdx.x) % 32, i = l / 8, r = l % 8;
-    if constexpr (along_k) ldmatrix_x4(f, tile + along(n + i / 2 * 8 + r, k + i % 2 * 8));
+    if constexpr (along_k) ldmatrix_x4(f, tile + along(i / 2 * 8 + r, k + i % 2 * 8) + n * kDepth);
     else ldmatrix_x4_trans(f, tile + (k + i % 2 * 8 + r) * kAcrossRow + n + i / 2 * 8);
 }
 
 template <int width, bool a_along_k, bool b_along_k, class Epilogue>
-__global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+__global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int lda, const bf16* b, int ldb, int M, int N, int K, Epilogue epilogue) {
     DYN_SMEM(bytes);
     bf16* stages = reinterpret_cast<bf16*>(bytes);
-    const int64_t m0 = int64_t(blockIdx.y) * kTile, n0 = int64_t(blockIdx.x) * kTile, steps = (K + kDepth - 1) / kDepth;
-    auto stage_a = [&](int64_t s) { return stages + s % (BUG == 5 ? kStages - 1 : kStages) * 2 * kOperandSize; };
-    auto fetch = [&](int64_t s) {
+    const int m0 = int(blockIdx.y) * kTile, n0 = int(blockIdx.x) * kTile, steps = (K + kDepth - 1) / kDepth;
+    auto stage_a = [&](int s) { return stages + s % (BUG == 5 ? kStages - 1 : kStages) * 2 * kOperandSize; };
+    auto fetch = [&](int s) {
         if (s < steps) {
             fill_tile<a_along_k>(stage_a(s), a, lda, m0, M, s * kDepth, K);
             fill_tile<b_along_k>(stage_a(s) + kOperandSize, b, ldb, n0, N, s * kDepth, K);
@@ -204,7 +211,7 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
 
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, wm = warp / 4 * 64, wn = warp % 4 * 32;
     float d[4][4][4] = {};                      // 64 x 32 outputs: 4 x 4 of 16 x 8
-    for (int64_t s = 0; s < steps; s++) {
+    for (int s = 0; s < steps; s++) {
         if (BUG != 3) cp_async_wait<kStages - 2>();
         if (BUG != 4) __syncthreads();          // everybody's part has come, and nobody reads the stage that is filled next
         fetch(s + kStages - 1);
@@ -235,7 +242,7 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
                     }
         if (BUG != 8) __syncthreads();
         for (int e = int(threadIdx.x) * width; e < 64 * kTile; e += 256 * width) {
-            const int64_t m = m0 + 64 * half + e / kTile, n = n0 + e % kTile;
+            const int m = m0 + 64 * half + e / kTile, n = n0 + e % kTile;
             if (m >= M || n >= N) continue;
             float v[width];
             load(v, out + e / kTile * kOutRow + e % kTile);
@@ -248,21 +255,21 @@ __global__ void __launch_bounds__(256, 2) tensor_product(const bf16* a, int64_t 
 
 constexpr int kFewRows = 4, kFewColumns = 4;    // of x and of y that a warp has at once: each of its loads of x serves four columns
 
-template <int kM, class TA, class TB, class Epilogue> __global__ void __launch_bounds__(128) few_rows(const TA* a, int64_t lda, const TB* b, int64_t ldb, int M, int64_t N, int64_t K, Epilogue epilogue) {
+template <int kM, class TA, class TB, class Epilogue> __global__ void __launch_bounds__(128, 4) few_rows(const TA* a, int lda, const TB* b, int ldb, int M, int N, int K, Epilogue epilogue) {
     constexpr int n = 16 / sizeof(TB);
-    const int64_t n0 = (int64_t(blockIdx.x) * 4 + threadIdx.x / 32) * kFewColumns;
+    const int n0 = int(blockIdx.x * 4 + threadIdx.x / 32) * kFewColumns;
     const int lane = int(threadIdx.x) % 32;
     if (n0 >= N) return;
     float sum[kM][kFewColumns] = {};
 #pragma unroll 2
-    for (int64_t k = lane * n; k < K; k += 32 * n) {
+    for (int k = lane * n; k < K; k += 32 * n) {
         float w[kFewColumns][n];
 #pragma unroll
-        for (int j = 0; j < kFewColumns; j++) load(w[j], b + (n0 + j < N || BUG == 10 ? n0 + j : N - 1) * ldb + k);
+        for (int j = 0; j < kFewColumns; j++) load(w[j], b + int64_t(n0 + j < N || BUG == 10 ? n0 + j : N - 1) * ldb + k);
 #pragma unroll
         for (int m = 0; m < kM; m++) {
             float x[n];
-            load(x, a + (m < M ? m : M - 1) * lda + k);
+            load(x, a + int64_t(m < M ? m : M - 1) * lda + k);
 #pragma unroll
             for (int j = 0; j < kFewColumns; j++)
 #pragma unroll
@@ -283,15 +290,16 @@ template <class T> bool in_sectors(const Operand<T>& o) { return uintptr_t(o.at)
 // width: elements of a row that the epilogue may move at once
 template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue) {
     if (M == 0 || N == 0) return;
+    CHECK(std::max({M, N, K, a.ld, b.ld}) < (int64_t(1) << 31) - kTile, work.name, " has a side of ", std::max({M, N, K, a.ld, b.ld}), "; sides below 2147483520 are supported");
     if (M <= kFewRows && a.along_k && b.along_k && K % std::max(16 / int(sizeof(TA)), 16 / int(sizeof(TB))) == 0 && in_sectors(a) && in_sectors(b)) {
-        auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, 4 * kFewColumns)}, {128}}, kernel, a.at, a.ld, b.at, b.ld, int(M), N, K, epilogue); };
+        auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, 4 * kFewColumns)}, {128}}, kernel, a.at, int(a.ld), b.at, int(b.ld), int(M), int(N), int(K), epilogue); };
         return M == 1 ? go(few_rows<1, TA, TB, Epilogue>) : M == 2 ? go(few_rows<2, TA, TB, Epilogue>) : go(few_rows<4, TA, TB, Epilogue>);
     }
     with_width(std::min(width, 4), [&]<int w>() {
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)
                 if (in_sectors(a) && in_sectors(b)) {
-                    auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, kTile), blocks_of(M, kTile)}, {256}, kProductShared}, kernel, a.at, a.ld, b.at, b.ld, M, N, K, epilogue); };
+                    auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, kTile), blocks_of(M, kTile)}, {256}, kProductShared}, kernel, a.at, int(a.ld), b.at, int(b.ld), int(M), int(N), int(K), epilogue); };
                     if (a.along_k && b.along_k) return go(tensor_product<w, true, true, Epilogue>);
                     if (a.along_k) return go(tensor_product<w, true, false, Epilogue>);
                     if (!b.along_k) return go(tensor_product<w, false, false, Epilogue>);

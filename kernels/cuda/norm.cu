@@ -30,8 +30,9 @@ template <bool Centre, int k, int n> MERV_DEVICE float statistics(float (&v)[k][
 template <int n, bool Centre, class X, class W> __global__ void __launch_bounds__(kThreads) forward_kernel(X* y, X* sum, const X* x, const X* residual, const W* w, const W* b, int64_t M, int C, float eps) {
     const int64_t m = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (m >= M && BUG != 13) return;
+    x += m * C, y += m * C;
     float v[kKeep / n][n];
-    each_pack(v, C, [&](float (&p)[n], int c) { load(p, x + m * C + c); });
+    each_pack(v, C, [&](float (&p)[n], int c) { load(p, x + c); });
     if (residual)
         each_pack(v, C, [&](float (&p)[n], int c) {
             float r[n];
@@ -45,7 +46,7 @@ template <int n, bool Centre, class X, class W> __global__ void __launch_bounds_
         load(scale, w + c);
         if (Centre) load(shift, b + c);
         for (int j = 0; j < n; j++) p[j] = p[j] * rstd * scale[j] + shift[j];
-        store(y + m * C + c, p);
+        store(y + c, p);
     });
 }
 

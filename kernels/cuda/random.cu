@@ -1,5 +1,6 @@
 // Philox fills (kernels/random.h has the formulas). A thread makes four elements, one counter each, and writes them as one pack. Bound
-// by integer arithmetic: ten rounds of two wide multiplications per element, about 60 instructions for two or four bytes.
+// by integer arithmetic: ten rounds of two wide multiplications per element, about 60 instructions for two or four bytes. cospif and not cosf, whose
+// reduction of large arguments, which never come, takes a stack on some architectures.
 #include "kernels/random.h"
 #include "kernels/gpu.h"
 
@@ -14,7 +15,7 @@ template <int n, class Y> __global__ void __launch_bounds__(kThreads) fill_kerne
     float v[n];
     for (int k = 0; k < n; k++) {
         const auto r = rng.bits(first + uint64_t(i + k));
-        const float z = uniform ? float(r[0] >> 8) * 0x1p-24f : sqrtf(-2 * logf((float(r[0]) + 0.5f) * 0x1p-32f)) * cosf(6.283185307f * (float(r[1]) * 0x1p-32f));
+        const float z = uniform ? float(r[0] >> 8) * 0x1p-24f : sqrtf(-2 * logf((float(r[0]) + 0.5f) * 0x1p-32f)) * cospif(2 * (float(r[1]) * 0x1p-32f));
         v[k] = __fadd_rn(a, __fmul_rn(uniform ? b - a : b, z));         // not fused, as on the CPU
     }
     store(y + i, v);

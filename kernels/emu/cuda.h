@@ -170,8 +170,6 @@ template <class T> MERV_UNCHECKED inline T atomicAdd(T* p, std::type_identity_t<
 template <class T> MERV_UNCHECKED inline T atomicMax(T* p, std::type_identity_t<T> v, MERV_SITE) { return merv::emu::atomic(p, [v](T old) { return old > v ? old : v; }, site); }
 template <class T> MERV_UNCHECKED inline T atomicCAS(T* p, std::type_identity_t<T> is, std::type_identity_t<T> v, MERV_SITE) { return merv::emu::atomic(p, [=](T old) { return old == is ? v : old; }, site); }
 
-static inline float __int_as_float(int i) { return std::bit_cast<float>(i); }
-static inline int __float_as_int(float f) { return std::bit_cast<int>(f); }
 static inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
 static inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
@@ -180,7 +178,7 @@ static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float a) { return std::sqrt(a); }
-static inline float __fdividef(float a, float b) { return a / b; }
+static inline float cospif(float x) { return cosf(3.141592654f * x); }
 static inline int __ffs(int i) { return __builtin_ffs(i); }
 template <class T> inline T __ldg(const T* p) { return *p; }
 #define __expf(x) expf(x)                       // the C library declares functions of these names
