@@ -27,7 +27,7 @@ std::span<const FlagSpec> flag_table() {
         {"top-p", FlagSpec::number, "1", "P", "sample among the likeliest tokens of total probability P"},
         {"min-p", FlagSpec::number, "0", "P", "drop tokens less likely than P times the likeliest"},
         {"seed", FlagSpec::integer, "7", "N", "seed of everything random"},
-        {"device", FlagSpec::text, "auto", "NAME", "auto, cpu, or emu: the CUDA kernels on an emulated GPU, slowly (docs/emulator.md)"},
+        {"device", FlagSpec::text, "auto", "NAME", "auto, cpu, cuda or cuda:N (a build with CUDA=1), or emu: the CUDA kernels on an emulated GPU, slowly (docs/emulator.md)"},
         {"threads", FlagSpec::integer, "0", "N", "processor threads; 0: all the machine offers", 't'},
         {"fusion", FlagSpec::text, "code", "code|paper", "the mixing formula: the reference code's, or the paper's equation 2"},
         {"lb-flip", FlagSpec::boolean, "false", "", "LanguageBind's random left-right flip, as in the reference code"},

@@ -1,6 +1,8 @@
 #include "core/program.h"
+#include <charconv>
 #include <cstdio>
 #include <new>
+#include "core/cuda.h"
 #include "core/log.h"
 
 namespace merv {
@@ -31,13 +33,28 @@ int run_program(Flags& flags, int argc, const char* const* argv, const std::func
 
 Device choose_device(const Flags& flags) {
     const std::string name = flags.text("device");
-    if (name == "cpu" || name == "auto") {
-        if (name == "auto") say_verbose("device: cpu (this build has no GPU backend)");
-        return Device::cpu;
-    }
+    if (name == "cpu") return Device::cpu;
     if (name == "emu") return Device::emu;
-    if (name.starts_with("cuda")) fail(Exit::device, "--device ", name, ": this build has no CUDA backend; use --device cpu");
-    fail(Exit::usage, "--device takes auto, cpu or emu, not '", name, "'");
+    if (name == "auto") {
+        try {
+            open_cuda(0);
+            say("device: ", cuda().name());
+            return Device::cuda;
+        } catch (const Error& e) {
+            if (e.code != Exit::device) throw;
+            if (has_cuda_backend()) say("device: cpu (", e.what(), ")");
+            else say_verbose("device: cpu (", e.what(), ")");
+            return Device::cpu;
+        }
+    }
+    int number = 0;
+    const char* digits = name.c_str() + 5;
+    if (name == "cuda" || (name.starts_with("cuda:") && std::from_chars(digits, name.c_str() + name.size(), number).ptr == name.c_str() + name.size() && *digits)) {
+        open_cuda(number);
+        say_verbose("device: ", cuda().name());
+        return Device::cuda;
+    }
+    fail(Exit::usage, "--device takes auto, cpu, cuda, cuda:N or emu, not '", name, "'");
 }
 
 }

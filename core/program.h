@@ -9,7 +9,8 @@ namespace merv {
 // Parses, runs `body`, prints "PROGRAM: error: ..." on stderr if it throws, and returns the exit code.
 int run_program(Flags& flags, int argc, const char* const* argv, const std::function<int()>& body);
 
-// `--device auto|cpu|emu`: the device to use; emu runs the CUDA kernels on an emulated GPU, slowly. Anything else throws Error(Exit::device) or Error(Exit::usage).
+// `--device auto|cpu|cuda|cuda:N|emu`: the device to use, opened. auto: cuda:0 where there is a usable one, else the CPU, and says which and why. emu runs
+// the CUDA kernels on an emulated GPU, slowly. Error(Exit::device): no such device can be used, with the reason; Error(Exit::usage): anything else.
 Device choose_device(const Flags& flags);
 
 }

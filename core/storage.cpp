@@ -5,10 +5,12 @@
 #include <iterator>
 #include <mutex>
 #include <new>
+#include <vector>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 #include "core/check.h"
+#include "core/cuda.h"
 #include "core/emulated_memory.h"
 
 namespace merv {
@@ -38,6 +40,15 @@ Ledger& ledger() {
 }
 
 [[noreturn]] void none_left(size_t bytes, const char* tag) { fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag); }
+[[noreturn]] void none_left_on_device(size_t bytes, const char* tag) {
+    std::vector<std::pair<size_t, std::string>> owners;
+    for (const auto& [owner, held] : memory_by_tag()) if (held) owners.emplace_back(held, owner);
+    std::sort(owners.rbegin(), owners.rend());
+    std::string list;
+    for (size_t i = 0; i < std::min<size_t>(owners.size(), 10); i++) list += concat(i ? ", " : "", owners[i].second, " ", owners[i].first >> 20, " MiB");
+    fail(Exit::no_memory, "out of memory on ", cuda().name(), ": ", (bytes + (1 << 20) - 1) >> 20, " MiB for ", tag, "; held: ", list.empty() ? "nothing" : list,
+         ". Fewer --num-frames or --max-tokens, a smaller batch, or --dtype bf16 need less");
+}
 
 // Large blocks lie on huge pages, and a few that are free wait for the next tensor of their size, instead of the system
 // finding and clearing pages for each: `merv-bench block --encoder vit --dtype bf16` 1049 -> 974 ms on 2 cores of a Zen 4.
@@ -94,7 +105,10 @@ Blocks& blocks() {
 
 // Never zero bytes; small blocks have exactly `bytes`: an out-of-bounds access is seen by AddressSanitizer at the first byte.
 std::byte* take(size_t bytes, const char* tag, Device device) {
-    if (device == Device::cuda) fail(Exit::device, "this build has no CUDA backend");
+    if (device == Device::cuda) {
+        if (std::byte* p = cuda().allocate(bytes)) return p;
+        none_left_on_device(bytes, tag);
+    }
     if (device == Device::emu) return static_cast<std::byte*>(emulated_memory::allocate(bytes));
     if (Blocks::large(bytes)) return blocks().take(bytes, tag);
     void* p = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{64}, std::nothrow);
@@ -102,7 +116,8 @@ std::byte* take(size_t bytes, const char* tag, Device device) {
     return static_cast<std::byte*>(p);
 }
 void give_back(std::byte* at, size_t bytes, Device device) {
-    if (device == Device::emu) emulated_memory::release(at);
+    if (device == Device::cuda) cuda().release(at);
+    else if (device == Device::emu) emulated_memory::release(at);
     else if (Blocks::large(bytes)) blocks().drop(at, bytes);
     else ::operator delete(at, std::align_val_t{64});
 }

@@ -9,7 +9,7 @@
 
 namespace merv {
 
-enum class Device { cpu, emu, cuda };           // emu: the CUDA kernels, on an emulated GPU (kernels/emu)
+enum class Device { cpu, emu, cuda };           // emu: the CUDA kernels, on an emulated GPU (kernels/emu); cuda: core/cuda.h
 constexpr const char* name_of(Device d) { return d == Device::cpu ? "cpu" : d == Device::emu ? "emu" : "cuda"; }
 
 // Where new tensors of this thread are made, unless they say it, and where ops run: cpu, until OnDevice device(Device::emu).

@@ -1,6 +1,7 @@
 #include "core/tensor.h"
 #include <cstring>
 #include <ostream>
+#include "core/cuda.h"
 
 namespace merv {
 
@@ -57,7 +58,9 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
 }
 void Tensor::copy_from(const Tensor& source) const {
     CHECK(source.shape_ == shape_ && source.dtype_ == dtype_, "copy of ", source, " into ", *this);
-    if (bytes()) std::memcpy(raw(), source.raw(), bytes());     // the emulated device's memory is the host's too
+    if (bytes() == 0) return;
+    if (device() == Device::cuda || source.device() == Device::cuda) cuda().copy(raw(), device(), source.raw(), source.device(), bytes());
+    else std::memcpy(raw(), source.raw(), bytes());             // the emulated device's memory is the host's too
 }
 Tensor Tensor::to(Device d) const {
     if (!storage_ || device() == d) return *this;
@@ -73,7 +76,8 @@ void Tensor::bind(const Tensor& values) {
 
 Tensor zeros(Shape shape, DType dtype) {
     Tensor t(shape, dtype);
-    std::memset(t.raw(), 0, t.bytes());
+    if (t.device() == Device::cuda) cuda().fill(t.raw(), 0, t.bytes());
+    else std::memset(t.raw(), 0, t.bytes());
     return t;
 }
 Tensor empty_like(const Tensor& x) { return Tensor(x.shape(), x.dtype(), x.device()); }

@@ -12,12 +12,13 @@ namespace merv::kernels {
 namespace emu_fast { template <class Args> void run(const Args&); }
 namespace emu_checked { template <class Args> void run(const Args&); }
 namespace emu_counted { template <class Args> void run(const Args&); }
-namespace cuda { template <class Args> void run(const Args&); }
+namespace cuda { template <class Args> [[gnu::weak]] void run(const Args&); }        // linked by `make CUDA=1` and `make emu-cuda`: core/cuda.h
 emu::Mode emulator_mode();                      // MERV_EMU=fast, checked or counted; fast if not set
 void use_emulator(emu::Mode);
 inline void use_checks(bool on) { use_emulator(on ? emu::Mode::checked : emu::Mode::fast); }
 
 template <class Args> void run_on_gpu(const Args& a) {
+    if (current_device() == Device::cuda) return cuda::run(a);
     switch (emulator_mode()) {
         case emu::Mode::fast: return emu_fast::run(a);
         case emu::Mode::checked: return emu_checked::run(a);

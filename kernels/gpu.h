@@ -10,13 +10,15 @@
 #include "core/tensor.h"
 
 #ifdef __CUDACC__
-#include <cuda_runtime.h>
 #include <cmath>
 #include <utility>
-#include "core/check.h"
+#include "kernels/cuda/host/stream.h"
 #define MERV_SITE int site = 0
 #else
 #include "kernels/emu/cuda.h"
+#ifdef MERV_EMULATED_RUNTIME
+#include "kernels/emu/runtime/submit.h"
+#endif
 #endif
 #define MERV_DEVICE __device__ __forceinline__
 #ifndef BUG                                     // -DBUG=n: the n-th of the faults in tests/test_bugs.cpp, for learning what finds it
@@ -42,16 +44,22 @@ struct Grid {
 
 // ---- nvcc
 
-template <class... P, class... A> void launch(Work work, Grid g, void (*kernel)(P...), A&&... arguments) {
-    auto must = [&](cudaError_t e) { if (e != cudaSuccess) fail(Exit::device, work.name, ": ", cudaGetErrorString(e)); };
-    if (g.smem > 48 * 1024) must(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
+struct LaunchSite {
+    Work work;
+    const char* file;
+    int line;
+    LaunchSite(Work w, const char* f = __builtin_FILE(), int l = __builtin_LINE()) : work(w), file(f), line(l) {}
+};
+template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
+    const LaunchPlace place{at.work.name, at.file, at.line};
+    if (g.smem > 48 * 1024) launched(place, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
     cudaLaunchConfig_t c{};
-    c.gridDim = g.grid, c.blockDim = g.block, c.dynamicSmemBytes = g.smem;
+    c.gridDim = g.grid, c.blockDim = g.block, c.dynamicSmemBytes = g.smem, c.stream = current_stream();
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {g.cluster.x, g.cluster.y, g.cluster.z};
     if (g.cluster.x * g.cluster.y * g.cluster.z > 1) c.attrs = &cluster, c.numAttrs = 1;
-    must(cudaLaunchKernelEx(&c, kernel, P(std::forward<A>(arguments))...));
+    launched(place, cudaLaunchKernelEx(&c, kernel, P(std::forward<A>(arguments))...));
 }
 
 #define DYN_SMEM(name) \
@@ -127,7 +135,14 @@ template <class... P> struct KernelCall {
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
     KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
-    emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel), g.cluster});
+    auto run = [=]() mutable {
+        emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel), g.cluster});
+    };
+#ifdef MERV_EMULATED_RUNTIME                    // as Device::cuda: queued in a stream (kernels/emu/runtime)
+    emulated_runtime::submit_kernel(at.work.name, run);
+#else
+    run();
+#endif
 }
 
 #define DYN_SMEM(name) unsigned char* name = ::merv::emu::dynamic_shared()
@@ -175,7 +190,7 @@ MERV_DEVICE void trap_unless(bool holds, const char* what, MERV_SITE) { if (!hol
 
 #endif
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(MERV_EMULATED_RUNTIME)
 constexpr Device kDevice = Device::cuda;
 #else
 constexpr Device kDevice = Device::emu;

@@ -1,0 +1,125 @@
+// cuBLASLt computes column-major: its D is y^T (N x M), its A is b and its B is a. A row-major matrix that lies along k is a column-major
+// one of k rows, which is to be transposed where it stands for b.
+#include "kernels/cuda/host/gemm.h"
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <cublasLt.h>
+#include "core/check.h"
+#include "kernels/cuda/host/stream.h"
+
+namespace merv {
+namespace {
+
+constexpr size_t kWorkspace = size_t(32) << 20;             // what NVIDIA recommends for Hopper
+
+[[noreturn]] void failed(const char* name, const char* call, cublasStatus_t s) { fail(Exit::device, name, ": ", call, ": ", cublasLtGetStatusString(s)); }
+
+// One of cuBLASLt's descriptors
+template <class T, cublasStatus_t destroy(T)> class Handle {
+  public:
+    template <class Create, class... A> Handle(const char* name, Create create, A... a) {
+        if (const cublasStatus_t s = create(&handle_, a...); s != CUBLAS_STATUS_SUCCESS) failed(name, "cuBLASLt's descriptor", s);
+    }
+    ~Handle() { destroy(handle_); }
+    Handle(const Handle&) = delete;
+    Handle& operator=(const Handle&) = delete;
+    operator T() const { return handle_; }
+
+  private:
+    T handle_{};
+};
+using Descriptor = Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+cudaDataType_t cuda_type(DType t) {
+    CHECK(t == DType::f32 || t == DType::bf16, "a product of ", name_of(t));
+    return t == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+cublasLtHandle_t library() {
+    static const cublasLtHandle_t handle = [] {
+        cublasLtHandle_t h = nullptr;
+        if (const cublasStatus_t s = cublasLtCreate(&h); s != CUBLAS_STATUS_SUCCESS) failed("cuBLASLt", "cublasLtCreate", s);
+        return h;
+    }();
+    return handle;
+}
+
+// Everything an algorithm depends on
+using Key = std::array<int64_t, 11>;
+Key key_of(const Gemm& g) {
+    return {int64_t(g.type), int64_t(g.y_type), g.a_along_k, g.b_along_k, g.M, g.N, g.K, g.lda, g.ldb, (g.bias ? 1 : 0) + (g.add ? 2 : 0) + (g.gelu_tanh ? 4 : 0) + (g.z ? 8 : 0),
+            g.add == g.y};
+}
+struct State {
+    std::mutex mutex;
+    std::map<Key, std::optional<cublasLtMatmulAlgo_t>> algorithms;      // none: refused
+    std::map<cudaStream_t, void*> workspaces;               // products of two streams run at once
+    void* workspace(cudaStream_t s) {
+        void*& w = workspaces[s];
+        if (!w) must(cudaMalloc(&w, kWorkspace), "cuBLASLt's workspace");
+        return w;
+    }
+};
+State& state() {
+    static State* s = new State;
+    return *s;
+}
+
+bool aligned(const void* p) { return uintptr_t(p) % 16 == 0; }
+
+}
+
+bool cublaslt_gemm(const Gemm& g) {
+    const int64_t vector = 16 / size_of(g.type), y_vector = 16 / size_of(g.y_type);
+    if (g.lda % vector || g.ldb % vector || g.N % y_vector) return false;       // then it has slow kernels at best
+    if (!aligned(g.a) || !aligned(g.b) || !aligned(g.y) || !aligned(g.add) || !aligned(g.bias) || !aligned(g.z)) return false;
+
+    const Descriptor product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
+        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmulDescSetAttribute", s);
+    };
+    set(CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
+    set(CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
+    const cublasLtEpilogue_t epilogue = g.gelu_tanh ? (g.z ? (g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX) : g.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
+                                                    : g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (g.bias) {
+        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+    }
+    if (g.gelu_tanh && g.z) {
+        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.z);
+        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.N);
+        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+    }
+    const auto type = cuda_type(g.type), y_type = cuda_type(g.y_type);
+    const Layout a(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb);
+    const Layout b(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda);
+    const Layout d(g.name, cublasLtMatrixLayoutCreate, y_type, uint64_t(g.N), uint64_t(g.M), g.N);
+
+    State& st = state();
+    const std::lock_guard lock(st.mutex);
+    const auto [found, fresh] = st.algorithms.try_emplace(key_of(g));
+    if (fresh) {
+        const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
+        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
+        cublasLtMatmulHeuristicResult_t best{};
+        int count = 0;
+        const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
+        if (s == CUBLAS_STATUS_SUCCESS && count > 0) found->second = best.algo;
+        else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(g.name, "cublasLtMatmulAlgoGetHeuristic", s);
+    }
+    if (!found->second) return false;
+    const float one = 1, beta = g.add ? 1 : 0;
+    const cudaStream_t stream = current_stream();
+    const cublasStatus_t s = cublasLtMatmul(library(), product, &one, g.b, a, g.a, b, &beta, g.add ? g.add : g.y, d, g.y, d, &*found->second, st.workspace(stream), kWorkspace, stream);
+    launched({g.name, __FILE__, __LINE__}, cudaGetLastError());
+    if (s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmul", s);
+    return true;
+}
+
+}
