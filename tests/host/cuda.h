@@ -51,9 +51,9 @@ inline std::string text_of(const std::vector<emulated::Report>& reports) {
     for (const auto& r : reports) all += "\n    " + r.kind + ": " + r.text;
     return all;
 }
-inline bool has_kind(const std::vector<emulated::Report>& reports, const std::string& kind) {
-    return std::any_of(reports.begin(), reports.end(), [&](const auto& r) { return r.kind == kind; });
+inline bool has_kind(const std::vector<emulated::Report>& reports, const std::string& kinds) {
+    return std::any_of(reports.begin(), reports.end(), [&](const auto& r) { return contains(" " + kinds + " ", " " + r.kind + " "); });
 }
-inline const char* name_of(Policy p) { return p == Policy::late ? "late" : p == Policy::eager ? "eager" : "random"; }
+inline std::string name_of(Policy p) { return p == Policy::late ? "late" : p == Policy::eager ? "eager" : "random"; }
 
 }

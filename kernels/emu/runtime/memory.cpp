@@ -114,7 +114,8 @@ Allocation& new_block(size_t bytes, Where where) {
 
 std::string at_site(const Site& site) { return site ? " at " + site() : ""; }
 void race(RecordId now, bool write, RecordId other, bool other_write, const Allocation& a, const void* p, const Site& site) {
-    report("RACE", name_of(now) + " " + name_of(other), concat(name_of(now), " (", write ? "write" : "read", at_site(site), ") and ", name_of(other), " (", other_write ? "write" : "read",
+    const bool frees = name_of(now).starts_with("cudaFree") || name_of(other).starts_with("cudaFree");
+    report(frees ? "UAF" : "RACE", name_of(now) + " " + name_of(other), concat(name_of(now), " (", write ? "write" : "read", at_site(site), ") and ", name_of(other), " (", other_write ? "write" : "read",
                                                               ") are not ordered: ", describe(a, p)));
 }
 

@@ -82,6 +82,7 @@ struct Operation {
     std::vector<std::shared_ptr<Operation>> after;      // in other streams
     std::function<void()> run;
     bool done = false;
+    bool queried = false;
     double seconds = 0;                         // when it ran
 };
 CUstream_st* stream_of(cudaStream_t);           // the default stream for null
