@@ -48,3 +48,20 @@ void* merv_host_memset(void* to, int value, size_t n) {
     return std::memset(to, value, n);
 }
 }
+
+// Host code's atomics, which order threads and are nobody's race. check.cpp has the one that is missing here.
+#define MERV_ATOMIC(bits, T) \
+    T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
+    void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_fetch_and(volatile T* p, T v, int) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); } \
+    T __tsan_atomic##bits##_fetch_or(volatile T* p, T v, int) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); } \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* is, T v, int, int) { return __atomic_compare_exchange_n(p, is, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); } \
+    int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* is, T v, int, int) { return __atomic_compare_exchange_n(p, is, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
+extern "C" {
+MERV_ATOMIC(8, char) MERV_ATOMIC(16, short) MERV_ATOMIC(32, int) MERV_ATOMIC(64, long)
+char __tsan_atomic8_fetch_add(volatile char* p, char v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+long __tsan_atomic64_fetch_add(volatile long* p, long v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+}
