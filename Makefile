@@ -2,6 +2,7 @@
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
 # make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
+# make emu-cuda-tests  host code for CUDA on the emulated runtime
 # make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
@@ -116,6 +117,21 @@ $(B)/tests/test_layouts.o: CPPFLAGS += -I$(B)
 $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 -include $(shell find $(B) $(if $(SAN),$(wildcard $(E)/emu_*)) -name '*.d' $(if $(SAN),,-not -path '*-*/*') 2>/dev/null)
 
+# The emulated CUDA runtime: host code compiled against CUDA's headers, linked with kernels/emu/runtime instead of libcudart and libcublasLt.
+# The runtime sees that code's accesses as the emulator sees kernels': by -fsanitize=thread without libtsan, and memcpy by another name.
+CUDA_HOME ?= /usr/local/cuda
+H         := $(B)/emu-cuda
+SEEN      := $(wildcard kernels/cuda/host/*.cpp tests/host/*.cpp)
+HOST_OBJECTS = $(patsubst %.cpp,$(H)/obj/%.o,$(SEEN) $(wildcard kernels/emu/runtime/*.cpp) tests/main.cpp) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard tests/host/*.cu))
+$(H)/obj/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (emu-cuda)" ; $(CXX) $(CXXFLAGS) -DDOCTEST_CONFIG_NO_POSIX_SIGNALS -isystem $(CUDA_HOME)/include $(if $(filter $(SEEN),$<),-fsanitize=thread) -c $< -o $@ \
+	$(if $(filter $(SEEN),$<),&& objcopy $(foreach f,memcpy memmove memset,--redefine-sym $f=merv_host_$f) $@)
+$(H)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (checked)" ; $(CXX) $(EMU_FLAGS) $(checked.flags) -DMERV_GPU=emu_checked -DMERV_EMU_MODE=checked -c $< -o $@
+$(H)/tests/host: $(HOST_OBJECTS) $(B)/libmerv.a ; $(link)
+emu-cuda-tests:
+	@if test -e $(CUDA_HOME)/include/cublasLt.h; then $(MAKE) --no-print-directory -j$$(nproc) $(H)/tests/host && $(H)/tests/host $(ARGS); \
+	else echo "no $(CUDA_HOME)/include/cublasLt.h" >&2; echo "0 passed, 0 failed, $$(cat tests/host/*.cpp | grep -c ^TEST_CASE) skipped"; fi
+-include $(shell find $(H) -name '*.d' 2>/dev/null)
+
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
 FUZZ_FLAGS := -std=c++20 -O1 -g -I. -DMERV_EXACT_BLOCKS -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
 FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp $(addprefix models/,config.cpp gguf_model.cpp sentencepiece.cpp byte_bpe.cpp tokenizer.cpp unicode.cpp)))
@@ -154,5 +170,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: emu-cuda-tests cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

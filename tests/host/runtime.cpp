@@ -1,0 +1,217 @@
+// What the emulated CUDA runtime answers, call by call.
+#include <atomic>
+#include <thread>
+#include "tests/host/cuda.h"
+
+namespace merv::test {
+namespace {
+
+// The program under the three policies; it may not be reported.
+template <class F> void clean(F&& program) {
+    for (const Policy policy : {Policy::late, Policy::eager, Policy::random}) {
+        const auto reports = reports_of(policy, 1, program);
+        EXPECT_MESSAGE(reports.empty(), name_of(policy), text_of(reports));
+    }
+}
+
+TEST_CASE("emulated runtime: one device, or none") {
+    clean([] {
+        int n = -1, major = 0, version = 0;
+        EXPECT_EQ(cudaGetDeviceCount(&n), cudaSuccess);
+        EXPECT_EQ(n, 1);
+        EXPECT_EQ(cudaSetDevice(0), cudaSuccess);
+        EXPECT_EQ(cudaSetDevice(1), cudaErrorInvalidDevice);
+        EXPECT_EQ(cudaPeekAtLastError(), cudaErrorInvalidDevice);
+        EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDevice);
+        EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+        EXPECT_EQ(std::string(cudaGetErrorName(cudaErrorInvalidDevice)), "cudaErrorInvalidDevice");
+        cudaDeviceProp p;
+        EXPECT_EQ(cudaGetDeviceProperties(&p, 0), cudaSuccess);
+        emulated::set_compute_capability(8, 0);
+        EXPECT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
+        EXPECT_EQ(major, 8);
+        emulated::set_compute_capability(9, 0);
+        EXPECT_EQ(cudaRuntimeGetVersion(&version), cudaSuccess);
+        EXPECT_EQ(version, CUDART_VERSION);
+        for (const char* hidden : {"", "-1"}) {
+            setenv("CUDA_VISIBLE_DEVICES", hidden, 1);
+            EXPECT_EQ(cudaGetDeviceCount(&n), cudaErrorNoDevice);
+            EXPECT_EQ(n, 0);
+            void* p0;
+            EXPECT_EQ(cudaMalloc(&p0, 16), cudaErrorNoDevice);
+        }
+        unsetenv("CUDA_VISIBLE_DEVICES");
+    });
+}
+
+TEST_CASE("emulated runtime: failures can be asked for") {
+    clean([] {
+        size_t before, total, after;
+        cudaMemGetInfo(&before, &total);
+        emulated::fail_allocations_after(1000);
+        void *a = nullptr, *b = nullptr;
+        EXPECT_EQ(cudaMalloc(&a, 600), cudaSuccess);
+        cudaMemGetInfo(&after, &total);
+        EXPECT_EQ(before - after, 600u);
+        EXPECT_EQ(cudaMalloc(&b, 600), cudaErrorMemoryAllocation);
+        EXPECT_EQ(cudaMallocAsync(&b, 600, nullptr), cudaErrorMemoryAllocation);
+        EXPECT(b == nullptr);
+        EXPECT_EQ(cudaFree(a), cudaSuccess);
+        EXPECT_EQ(cudaMalloc(&b, 600), cudaSuccess);
+        emulated::fail_next("cudaMemsetAsync", cudaErrorLaunchFailure);
+        EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaErrorLaunchFailure);
+        EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaSuccess);
+        EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchFailure);
+        cudaFree(b);
+    });
+}
+
+TEST_CASE("emulated runtime: who polls is answered in the end, and knows then") {
+    clean([] {
+        const cudaStream_t s = new_stream();
+        float *x = device(64), *host = pinned(64);
+        cudaMemsetAsync(x, 0, 64 * sizeof(float), s);
+        for (int i = 0; i < 20; i++) scale(x, x, 2, 64, s);
+        cudaMemcpyAsync(host, x, 64 * sizeof(float), cudaMemcpyDeviceToHost, s);
+        cudaEvent_t e;
+        cudaEventCreate(&e);
+        EXPECT_EQ(cudaEventQuery(e), cudaSuccess);      // never recorded
+        cudaEventRecord(e, s);
+        EXPECT_EQ(cudaEventQuery(e), cudaErrorNotReady);
+        int asked = 0;
+        while (cudaEventQuery(e) == cudaErrorNotReady) asked++;
+        EXPECT_LT(asked, 100);
+        EXPECT_EQ(host[5], 0);
+        EXPECT_EQ(cudaStreamQuery(s), cudaSuccess);
+        cudaEvent_t later;
+        cudaEventCreate(&later);
+        cudaEventRecord(later, s);
+        float ms = -1;
+        cudaEventSynchronize(later);
+        EXPECT_EQ(cudaEventElapsedTime(&ms, e, later), cudaSuccess);
+        EXPECT_GE(ms, 0);
+        EXPECT_EQ(cudaEventElapsedTime(&ms, new_event(), later), cudaErrorInvalidResourceHandle);
+    });
+}
+
+TEST_CASE("emulated runtime: memory is NaN when new, in order with its stream, and used again only in order") {
+    clean([] {
+        const cudaStream_t s = new_stream(), other = new_stream();
+        uint64_t keep = ~0ull;
+        cudaMemPool_t pool;
+        cudaDeviceGetDefaultMemPool(&pool, 0);
+        cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
+        std::vector<float> host(256);
+        void *a, *b, *c;
+        cudaMallocAsync(&a, 1024, s);
+        cudaMemcpyAsync(host.data(), a, 1024, cudaMemcpyDeviceToHost, s);
+        EXPECT(std::all_of(host.begin(), host.end(), [](float f) { return std::isnan(f); }));
+        cudaFreeAsync(a, s);
+        cudaMallocAsync(&b, 1024, other);       // nothing orders it after the freeing
+        EXPECT(b != a);
+        cudaMallocAsync(&c, 1000, s);
+        EXPECT(c == a);
+        cudaMemsetAsync(c, 0, 1000, s);
+        cudaFreeAsync(b, other), cudaFreeAsync(c, s);
+        cudaDeviceSynchronize();
+        uint64_t reserved = 0;
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+        EXPECT_GT(reserved, 0u);
+        cudaMemPoolTrimTo(pool, 0);
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+        EXPECT_EQ(reserved, 0u);
+        keep = 0;
+        cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
+    });
+}
+
+TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
+    std::vector<float> buffer(1024);
+    auto program = [&](bool waits) {
+        return reports_of(Policy::late, 1, [&] {
+            const cudaStream_t s = new_stream();
+            float* x = device(1024);
+            EXPECT_EQ(cudaHostRegister(buffer.data(), 4096, 0), cudaSuccess);
+            EXPECT_EQ(cudaHostRegister(buffer.data(), 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
+            cudaMemcpyAsync(x, buffer.data(), 4096, cudaMemcpyHostToDevice, s);
+            if (waits) cudaStreamSynchronize(s);
+            buffer[3] = 1;
+            cudaStreamSynchronize(s);
+            EXPECT_EQ(cudaHostUnregister(buffer.data()), cudaSuccess);
+            buffer[4] = 1;
+        });
+    };
+    EXPECT_EQ(text_of(program(true)), "");
+    EXPECT(has_kind(program(false), "RACE"));
+}
+
+TEST_CASE("emulated runtime: memcpy of the host's is seen") {
+    const auto reports = reports_of(Policy::late, 1, [] {
+        const cudaStream_t s = new_stream();
+        float *x = device(1024), *host = pinned(1024);
+        cudaMemcpyAsync(x, host, 4096, cudaMemcpyHostToDevice, s);
+        const std::vector<float> from(1024);
+        std::copy(from.begin(), from.end(), host);
+    });
+    EXPECT(has_kind(reports, "RACE"));
+    EXPECT_SAYS(text_of(reports), "host code");
+}
+
+TEST_CASE("emulated runtime: the default stream and the others wait for each other") {
+    clean([] {
+        const cudaStream_t blocking = new_stream(cudaStreamDefault);
+        float* x = device(64);
+        for (int i = 0; i < 3; i++) {
+            cudaMemsetAsync(x, 0, 256, blocking);
+            cudaMemset(x, 1, 256);
+            scale(x, x, 2, 64, blocking);
+        }
+        cudaDeviceSynchronize();
+    });
+}
+
+TEST_CASE("emulated runtime: a kernel's own fault is reported, and what waits for it fails") {
+    const auto reports = reports_of(Policy::late, 1, [] {
+        const cudaStream_t s = new_stream();
+        float* x = device(64);
+        cudaMemsetAsync(x, 0, 256, s);
+        scale(x, x + 1, 2, 64, s);              // races within: reads what the next thread writes
+        EXPECT_EQ(cudaStreamSynchronize(s), cudaErrorLaunchFailure);
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
+    });
+    EXPECT(has_kind(reports, "KERNEL"));
+    EXPECT_SAYS(text_of(reports), "kernels.cu:");
+}
+
+TEST_CASE("emulated runtime: several host threads") {
+    clean([] {
+        std::vector<std::thread> threads;
+        std::atomic<int> right = 0;
+        for (int t = 0; t < 4; t++)
+            threads.emplace_back([&right, t] {
+                const cudaStream_t s = new_stream();
+                float *x = device(256), *y = device(1), *host = pinned(256);
+                for (int i = 0; i < 256; i++) host[i] = float(t);
+                cudaMemcpyAsync(x, host, 1024, cudaMemcpyHostToDevice, s);
+                sum(y, x, 256, s);
+                cudaMemcpyAsync(host, y, sizeof(float), cudaMemcpyDeviceToHost, s);
+                cudaStreamSynchronize(s);
+                right += host[0] == float(256 * t);
+            });
+        for (std::thread& t : threads) t.join();
+        EXPECT_EQ(right, 4);
+    });
+}
+
+TEST_CASE("emulated runtime: what is not freed is counted") {
+    emulated::free_everything();
+    device(100), pinned(50);
+    void* p;
+    cudaMallocAsync(&p, 64, nullptr);
+    cudaFreeAsync(p, nullptr);
+    EXPECT_EQ(emulated::free_everything(), 600u);
+    EXPECT_EQ(emulated::free_everything(), 0u);
+}
+
+}
+}
