@@ -2,7 +2,8 @@
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
 # make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
-# make emu-cuda-tests  host code for CUDA on the emulated runtime
+# make CUDA=1     the programs for a card, into build/cuda/bin
+# make emu-cuda   the programs with --device cuda on an emulated CUDA runtime (CUDA_HOME=/usr/local/cuda has its headers)
 # make bench | bench-peers | size | format | soak | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
@@ -50,7 +51,7 @@ PACKAGES := g++ libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev li
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,$(shell command -v sudo))
 
-all: $(BIN)
+all: $(if $(filter 1,$(CUDA)),cuda,$(BIN))
 
 # Installs what is missing when allowed to, else says the line to type.
 define install_packages
@@ -64,8 +65,8 @@ deps: ; $(call install_packages,$(PACKAGES))
 deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
 
 test: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN)
-	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS)') tests/run.sh $(B)/tests/all $(ARGS)
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS)
+	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS)') CUDA_TESTS=$(CUDA_TESTS) tests/run.sh $(B)/tests/all $(ARGS)
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(B)/bin
@@ -122,15 +123,28 @@ $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 CUDA_HOME ?= /usr/local/cuda
 H         := $(B)/emu-cuda
 SEEN      := $(wildcard kernels/cuda/host/*.cpp tests/host/*.cpp)
-HOST_OBJECTS = $(patsubst %.cpp,$(H)/obj/%.o,$(SEEN) $(wildcard kernels/emu/runtime/*.cpp) tests/main.cpp) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard tests/host/*.cu))
+HOST_OBJECTS = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard tests/host/*.cpp) tests/main.cpp) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard tests/host/*.cu))
 $(H)/obj/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (emu-cuda)" ; $(CXX) $(CXXFLAGS) -DDOCTEST_CONFIG_NO_POSIX_SIGNALS -isystem $(CUDA_HOME)/include $(if $(filter $(SEEN),$<),-fsanitize=thread) -c $< -o $@ \
 	$(if $(filter $(SEEN),$<),&& objcopy $(foreach f,memcpy memmove memset,--redefine-sym $f=merv_host_$f) $@)
-$(H)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (checked)" ; $(CXX) $(EMU_FLAGS) $(checked.flags) -DMERV_GPU=emu_checked -DMERV_EMU_MODE=checked -c $< -o $@
-$(H)/tests/host: $(HOST_OBJECTS) $(B)/libmerv.a ; $(link)
-emu-cuda-tests:
-	@if test -e $(CUDA_HOME)/include/cublasLt.h; then $(MAKE) --no-print-directory -j$$(nproc) $(H)/tests/host && $(H)/tests/host $(ARGS); \
-	else echo "no $(CUDA_HOME)/include/cublasLt.h" >&2; echo "0 passed, 0 failed, $$(cat tests/host/*.cpp | grep -c ^TEST_CASE) skipped"; fi
--include $(shell find $(H) -name '*.d' 2>/dev/null)
+$(H)/obj/tests/%.o: tests/%.cu ; @mkdir -p $(@D) ; echo "$< (checked)" ; $(CXX) $(EMU_FLAGS) $(checked.flags) -DMERV_GPU=emu_checked -DMERV_EMU_MODE=checked -c $< -o $@
+$(H)/obj/kernels/%.o: kernels/%.cu ; @mkdir -p $(@D) ; echo "$< (emu-cuda)" ; $(CXX) $(EMU_FLAGS) $($(EMU_CUDA).flags) -DMERV_GPU=cuda -DMERV_EMULATED_RUNTIME -DMERV_EMU_MODE=$(EMU_CUDA) -c $< -o $@
+EMU_CUDA     := checked
+CUDA_OBJECTS  = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp kernels/emu/runtime/*.cpp)) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard kernels/cuda/*.cu))
+$(H)/tests/all: $(patsubst %.cpp,$(B)/%.o,$(filter-out tests/main.cpp,$(TESTS))) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(HOST_OBJECTS) $(CUDA_OBJECTS) $(B)/libmerv.a ; $(link)
+$(foreach p,$(notdir $(BIN)),$(eval $(H)/bin/$(p): $(patsubst %.cpp,$(B)/%.o,$(if $(filter merv,$(p)),core/main.cpp,$(filter %/main_$(p:merv-%=%).cpp,$(MAINS)))) $$(CUDA_OBJECTS) $(B)/libmerv.a ; $$(link)))
+emu-cuda: $(BIN:$(B)/bin/%=$(H)/bin/%)
+# For a card: make CUDA=1, into build/cuda. The same objects, with the kernels by nvcc and CUDA's own libraries.
+C          := $(B)/cuda
+REAL_CUDA   = $(patsubst %.cpp,$(C)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp)) $(patsubst %.cu,$(C)/obj/%.o,$(wildcard kernels/cuda/*.cu))
+CUDA_LIBS   = -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread
+$(C)/obj/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(CXX) $(CXXFLAGS) -isystem $(CUDA_HOME)/include -c $< -o $@
+$(C)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(NVCC) -std=c++20 -O2 -I. --expt-relaxed-constexpr -lineinfo -DMERV_GPU=cuda -MMD -MP -MF $(@:.o=.d) \
+	$(if $(filter %_sm90.cu,$<),,-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=compute_90) -gencode arch=compute_90a,code=sm_90a -c $< -o $@
+$(foreach p,$(notdir $(BIN)),$(eval $(C)/bin/$(p): $(patsubst %.cpp,$(B)/%.o,$(if $(filter merv,$(p)),core/main.cpp,$(filter %/main_$(p:merv-%=%).cpp,$(MAINS)))) $$(REAL_CUDA) $(B)/libmerv.a ; $$(link) $$(CUDA_LIBS)))
+$(C)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(REAL_CUDA) $(B)/libmerv.a ; $(link) $(CUDA_LIBS)
+cuda: $(BIN:$(B)/bin/%=$(C)/bin/%)
+CUDA_TESTS   := $(if $(SAN),,$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(H)/tests/all))       # one more part of make test, where CUDA's headers are
+-include $(shell find $(H) $(C)/obj -name '*.d' 2>/dev/null)
 
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
 FUZZ_FLAGS := -std=c++20 -O1 -g -I. -DMERV_EXACT_BLOCKS -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
@@ -142,13 +156,13 @@ fuzz: deps-fuzz
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
-NVCC ?= nvcc
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(CUDA_HOME)/bin/nvcc)
 CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
 PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.ptx,$(filter-out %_sm90.cu,$(GPU)))      # for cards that come later
 $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
 $(B)/cuda/compute_90/%.ptx: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -arch=compute_90 -ptx $< -o $@
-cuda-check: ; @rm -rf $(B)/cuda ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS) $(PTX)
+cuda-check: ; @rm -rf $(B)/cuda/sm_* $(B)/cuda/compute_90 ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS) $(PTX)
 
 # What ptxas says of each kernel, as one line of text, and the report made of it and of the emulator's counters
 define ptxas_lines
@@ -170,5 +184,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: emu-cuda-tests cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

@@ -8,9 +8,12 @@
 #include <omp.h>
 #include "core/rng.h"
 #include "kernels/device.h"
+#include "core/cuda.h"
 #include "kernels/emu/emulator.h"
 #include "nn/functional.h"
 #include "tests/test.h"
+
+namespace merv::emulated_runtime { [[gnu::weak]] int reports_so_far(); }       // of kernels/emu/runtime, where it is linked
 
 namespace merv::test {
 namespace {
@@ -65,7 +68,8 @@ struct Reordered {                              // the emulator's schedule, in s
     ~Reordered() { emu::set_schedule(emu::Order::fifo); }
 };
 
-// Where an op runs: the CPU's instruction sets, and the GPU kernels in the emulator's checked mode
+// Where an op runs: the CPU's instruction sets, and the GPU kernels in the emulator's checked mode; or, in a program with the CUDA
+// backend, on cuda:0 alone, a card or the emulated runtime, whose reports count as failures.
 struct Backend {
     std::string name;
     Device device;
@@ -74,6 +78,7 @@ struct Backend {
 };
 std::vector<Backend> backends() {
     std::vector<Backend> all;
+    if (has_cuda_backend()) return open_cuda(0), std::vector<Backend>{{"cuda", Device::cuda, kernels::cpu::available().back()}};
     for (Isa i : kernels::cpu::available()) all.push_back({kernels::cpu::name_of(i), Device::cpu, i});
     all.push_back({"emulator", Device::emu, all.back().isa});
     return all;
@@ -140,6 +145,7 @@ std::vector<std::vector<double>> slopes_of(const Setting& s, std::vector<Numbers
 
 void run(const std::string& name, const Setting& s, Types types, Verdict& verdict) {
     verdict.settings++;
+    const int reports = emulated_runtime::reports_so_far ? emulated_runtime::reports_so_far() : 0;
     auto complain = [&](const auto&... words) { verdict.complaints.push_back(concat(name, ": ", words...)); };
     const std::vector<Backend> everywhere = backends();
     std::vector<bool> wanted;
@@ -184,7 +190,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         std::vector<std::vector<double>> slope, plain_slope[2];
         Tensor dy;
         for (const Backend& backend : everywhere) {
-            const bool fused = backend.fused(), emulated = backend.device == Device::emu;
+            const bool fused = backend.fused(), emulated = backend.device != Device::cpu;
             if ((!fused && !portable) || (emulated && (!s.on_gpu || n > 0 || n_steps > kEmulated))) continue;
             const On on(backend);
             const Tensor y = s.op(to(backend.device, x)).to(Device::cpu);
@@ -254,6 +260,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         if (!(error <= limit)) complain(g.worst[fused], "; error ", error, ", limit ", limit);
         if (limit > 0 && (nearest.where.empty() || error * nearest.limit > nearest.error * limit)) nearest = {error, limit, where + (fused ? "" : ", portable")};
     };
+    if (emulated_runtime::reports_so_far && emulated_runtime::reports_so_far() > reports) complain("the emulated CUDA runtime reported it (stderr has the reports)");
     const bool half = type == DType::bf16;
     for (bool fused : {false, true}) {
         settle(value, fused, verdict.values[half], name);
@@ -331,7 +338,8 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 Tensor amid_nan(const Tensor& t, Device d) {
     const int64_t kMargin = d == Device::cpu ? 67 : 64;     // odd, and wider than any vector
     Tensor wide({t.numel() + 2 * kMargin}, t.dtype(), d);
-    std::memset(wide.raw(), 0xff, wide.bytes());        // NaN in f32 and bf16
+    if (d == Device::cuda) cuda().fill(wide.raw(), 0xff, wide.bytes());     // NaN in f32 and bf16
+    else std::memset(wide.raw(), 0xff, wide.bytes());
     Tensor copy = wide.slice(kMargin, kMargin + t.numel()).reshape(t.shape());
     copy.copy_from(t);
     return copy;

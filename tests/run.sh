@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # All tests, a process for each source file (large ones first), as many at once as there are cores; the last line counts the test cases.
+# CUDA_TESTS=BINARY, a build with the CUDA backend, also runs the tests of tests/host, and the ops and merv-micro on its CUDA device; without it they count as skipped.
 # WITHOUT="FILE ..": their cases are counted as skipped. With arguments (doctest's: -tc='chat*', -ltc, ...) one process runs what they choose.
 set -u
 all=$1
@@ -8,24 +9,34 @@ if [ $# -gt 0 ]; then exec "$all" "$@"; fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 export all out OMP_WAIT_POLICY=passive          # threads that have nothing to do leave the cores to the other processes
-one() {
-    local to=$out/${1//\//-}
-    "$all" -sf="*$1" >"$to" 2>&1
+one() {                                         # binary, source file, test cases
+    local to
+    to=$(mktemp "$out/XXXXXX")
+    "$1" -sf="*$2" ${3:+-tc="$3"} >"$to" 2>&1
     local code=$?
     local counted='^[0-9]+ passed, [0-9]+ failed'
     if [ $code -ne 0 ]; then counted='^[0-9]+ passed, [1-9][0-9]* failed'; fi         # a failure that nobody counted is one more
     if ! tail -n 1 "$to" | grep -qE "$counted"; then
-        printf '%s ended with status %d\n0 passed, 1 failed\n' "$1" $code >>"$to"
+        printf '%s of %s ended with status %d\n0 passed, 1 failed\n' "$2" "$1" $code >>"$to"
     fi
     flock "$out" sed '$d' "$to"                 # one file's output stays together
 }
 export -f one
 without=${WITHOUT:-}
+cuda=${CUDA_TESTS:-}
 cases() { "$all" -c "$@" | awk 'END { print $NF }'; }
-grep -l '^TEST_CASE' tests/cases/*.cpp tests/*.cpp | grep -vxF "${without// /$'\n'}" | xargs ls -S | xargs -P "$(nproc)" -I{} bash -c 'one {}'
-all_cases=$(cases)                              # none may be lost between the processes
+host_cases=$(cat tests/host/*.cpp | grep -c '^TEST_CASE')
+{
+    grep -l '^TEST_CASE' tests/cases/*.cpp tests/*.cpp | grep -vxF "${without// /$'\n'}" | xargs ls -S | sed "s|^|$all |"
+    if [ -n "$cuda" ]; then
+        ls tests/host/*.cpp tests/cases/*.cpp | sed "s|^|$cuda |"
+        echo "$cuda tests/test_gradients.cpp *CUDA*"
+    fi
+} | xargs -P "$(nproc)" -L 1 bash -c 'one "$@"' one
+expected=$(cases)                               # none may be lost between the processes
 left_out=0
-if [ -n "$without" ]; then left_out=$((all_cases - $(cases -sfe="$(printf '*%s,' $without)"))); fi
-tail -qn 1 "$out"/* | awk -v cases="$all_cases" -v skipped="$left_out" '{ passed += $1; failed += $3; skipped += $5 }
+if [ -n "$without" ]; then left_out=$((expected - $(cases -sfe="$(printf '*%s,' $without)"))); fi
+if [ -z "$cuda" ]; then left_out=$((left_out + host_cases)); fi
+tail -qn 1 "$out"/* | awk -v cases="$((expected + host_cases))" -v skipped="$left_out" '{ passed += $1; failed += $3; skipped += $5 }
     END { if (passed + failed + skipped < cases) { printf "%d test cases were not run\n", cases - passed - failed - skipped; failed++ }
         printf "%d passed, %d failed%s\n", passed, failed, skipped ? ", " skipped " skipped" : ""; exit failed > 0 || passed == 0 }'

@@ -1,6 +1,7 @@
 // Gradients of whole models against PyTorch's f64 run (tests/golden/gradients.py), parameter by parameter. A limit is 2.5 times
 // what PyTorch's own f32 (or bf16) run is away from that.
 #include "tests/vectors.h"
+#include "core/cuda.h"
 #include "kernels/optim.h"
 #include "kernels/reduce.h"
 #include "models/load.h"
@@ -305,13 +306,14 @@ TEST_CASE("gradients: merv-tiny on a clip, every parameter of every part, from t
 }
 
 // The whole of MERV through the GPU kernels, every access checked: PyTorch's tokens, loss and gradients (tests/golden/micro.py)
-TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, and its tokens") {
+TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUDA device, and its tokens") {
     const Golden golden{SafeTensors::open(merv::test::golden("micro.safetensors"))};
     Clip clip;
     clip.frames = golden.file->tensor("clip");
     for (int32_t i = 0; i < 16; i++) clip.grid.push_back(i);
-    for (const Device device : {Device::cpu, Device::emu}) {
+    for (const Device device : has_cuda_backend() ? std::vector{Device::cuda} : std::vector{Device::cpu, Device::emu}) {
         kernels::use_checks(true);
+        if (device == Device::cuda) open_cuda(0);
         const OnDevice on(device);
         LoadedModel loaded = load_model(merv::test::golden("merv-micro"), {.dtype = DType::f32});
         Merv& m = loaded.merv;

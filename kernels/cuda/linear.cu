@@ -12,6 +12,7 @@
 // An operand may lie along k or across it (dx = dz w, dw = dz^T x): its tile lies in shared memory as in global memory, and
 // ldmatrix.trans turns it on the way to the registers, so no operand is ever transposed in memory.
 #include "kernels/linear.h"
+#include "kernels/cuda/host/gemm.h"
 #include "kernels/gpu.h"
 
 namespace merv::kernels::MERV_GPU {
@@ -287,6 +288,39 @@ template <int kM, class TA, class TB, class Epilogue> __global__ void __launch_b
 
 template <class T> bool in_sectors(const Operand<T>& o) { return uintptr_t(o.at) % 16 == 0 && o.ld * int64_t(sizeof(T)) % 16 == 0; }
 
+// ---- cuBLASLt, on a card: the product, with what it knows of the epilogue. The rest is one pass over its result.
+
+template <int width, class X> __global__ void __launch_bounds__(256) finish_kernel(Forward<X> f, const X* z, int64_t packs) {
+    const int64_t pack = int64_t(blockIdx.x) * 256 + threadIdx.x, i = pack * width;
+    if (pack >= packs) return;
+    float v[width];
+    load(v, z + i);
+    f.finish(i / f.N, i % f.N, v);
+}
+template <class T> Gemm gemm_of(const char* name, const Operand<T>& a, const Operand<T>& b, int64_t M, int64_t N, int64_t K) {
+    return {.name = name, .type = dtype_of<T>(), .y_type = dtype_of<T>(), .a = a.at, .b = b.at, .lda = a.ld, .ldb = b.ld, .a_along_k = a.along_k, .b_along_k = b.along_k, .M = M, .N = N, .K = K, .y = nullptr};
+}
+template <class X> bool by_library(Gemm g, const Store<X>& f, int) { return g.y = f.y, cublaslt_gemm(g); }
+template <class X> bool by_library(Gemm g, const Accumulate& f, int) { return g.y_type = DType::f32, g.y = f.y, g.add = f.y, cublaslt_gemm(g); }
+template <class X> bool by_library(Gemm g, const Forward<X>& f, int width) {
+    const void* const bias = std::is_same_v<X, bf16> ? static_cast<const void*>(f.bias.half) : f.bias.f32;
+    const bool adds_bias = bias || !f.bias.is_there(), plain = !f.gate && !f.scale.is_there() && adds_bias;
+    g.bias = bias;
+    if (plain && f.act == Act::none && !f.z) return g.y = f.y, g.add = f.residual, cublaslt_gemm(g);
+    if (plain && f.act == Act::gelu_tanh && !f.residual) return g.y = f.y, g.z = f.z, g.gelu_tanh = true, cublaslt_gemm(g);
+    const Tensor made = f.z ? Tensor() : Tensor({g.M, g.N}, g.type);
+    X* const z = f.z ? f.z : at<X>(made);
+    g.y = z;
+    if (!cublaslt_gemm(g)) return false;
+    Forward<X> rest = f;
+    if (bias) rest.bias = {}, rest.z = nullptr;
+    const int64_t count = g.M * g.N;
+    with_width(width, [&]<int w>() {
+        if constexpr (w <= 4) launch(Work{"linear epilogue", double(sizeof(X)) * double(count) * (2 + bool(f.gate) + bool(f.residual))}, Grid{{blocks_of(count / w, 256)}, {256}}, finish_kernel<w, X>, rest, z, count / w);
+    });
+    return true;
+}
+
 // width: elements of a row that the epilogue may move at once
 template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue) {
     if (M == 0 || N == 0) return;
@@ -295,6 +329,8 @@ template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA
         auto go = [&](auto kernel) { launch(work, Grid{{blocks_of(N, 4 * kFewColumns)}, {128}}, kernel, a.at, int(a.ld), b.at, int(b.ld), int(M), int(N), int(K), epilogue); };
         return M == 1 ? go(few_rows<1, TA, TB, Epilogue>) : M == 2 ? go(few_rows<2, TA, TB, Epilogue>) : go(few_rows<4, TA, TB, Epilogue>);
     }
+    if constexpr (kDevice == Device::cuda && std::is_same_v<TA, TB>)
+        if (by_library<TA>(gemm_of(work.name, a, b, M, N, K), epilogue, std::min(width, 4))) return;
     with_width(std::min(width, 4), [&]<int w>() {
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)
