@@ -157,6 +157,16 @@ TEST_CASE("emulated runtime: memcpy of the host's is seen") {
     EXPECT_SAYS(text_of(reports), "host code");
 }
 
+TEST_CASE("emulated runtime: device memory is unreadable for code that the compiler does not tell of") {
+    const auto reports = reports_of(Policy::late, 1, [] {
+        const float* x = device(1024);
+        cudaDeviceSynchronize();
+        EXPECT(std::memchr(x, 0xff, 4096) == x);        // new memory is NaN
+    });
+    EXPECT(has_kind(reports, "HOSTDEREF"));
+    EXPECT_EQ(reports.size(), 1u);
+}
+
 TEST_CASE("emulated runtime: the default stream and the others wait for each other") {
     clean([] {
         const cudaStream_t blocking = new_stream(cudaStreamDefault);
@@ -200,6 +210,20 @@ TEST_CASE("emulated runtime: several host threads") {
             });
         for (std::thread& t : threads) t.join();
         EXPECT_EQ(right, 4);
+    });
+}
+
+TEST_CASE("emulated runtime: beside it the emulator runs kernels as before") {
+    clean([] {
+        const std::vector<float> x(300, 0.5f);
+        float *from = device(300), *to = device(1), on_device = 0;
+        for (int i = 0; i < 2; i++) {
+            cudaMemcpy(from, x.data(), 1200, cudaMemcpyHostToDevice);
+            sum(to, from, 300, nullptr);
+            EXPECT_EQ(sum_here(x), 150);
+            cudaMemcpy(&on_device, to, sizeof(float), cudaMemcpyDeviceToHost);
+            EXPECT_EQ(on_device, 150);
+        }
     });
 }
 
