@@ -62,6 +62,9 @@ TEST_CASE("emulated runtime: failures can be asked for") {
         EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaErrorLaunchFailure);
         EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaSuccess);
         EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchFailure);
+        emulated::fail_next("cudaLaunchKernel", cudaErrorInvalidDeviceFunction);
+        scale(static_cast<float*>(b), static_cast<float*>(b), 2, 150, nullptr);
+        EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDeviceFunction);
         cudaFree(b);
     });
 }
@@ -127,7 +130,7 @@ TEST_CASE("emulated runtime: memory is NaN when new, in order with its stream, a
 
 TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
     std::vector<float> buffer(1024);
-    auto program = [&](bool waits) {
+    auto program = [&](bool waits, bool writes) {
         return reports_of(Policy::late, 1, [&] {
             const cudaStream_t s = new_stream();
             float* x = device(1024);
@@ -135,14 +138,14 @@ TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
             EXPECT_EQ(cudaHostRegister(buffer.data(), 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
             cudaMemcpyAsync(x, buffer.data(), 4096, cudaMemcpyHostToDevice, s);
             if (waits) cudaStreamSynchronize(s);
-            buffer[3] = 1;
-            cudaStreamSynchronize(s);
+            if (writes) buffer[3] = 1;
             EXPECT_EQ(cudaHostUnregister(buffer.data()), cudaSuccess);
             buffer[4] = 1;
         });
     };
-    EXPECT_EQ(text_of(program(true)), "");
-    EXPECT(has_kind(program(false), "RACE"));
+    EXPECT_EQ(text_of(program(true, true)), "");
+    EXPECT(has_kind(program(false, true), "RACE"));
+    EXPECT_SAYS(text_of(program(false, false)), "cudaHostUnregister");
 }
 
 TEST_CASE("emulated runtime: memcpy of the host's is seen") {
@@ -165,6 +168,11 @@ TEST_CASE("emulated runtime: device memory is unreadable for code that the compi
     });
     EXPECT(has_kind(reports, "HOSTDEREF"));
     EXPECT_EQ(reports.size(), 1u);
+    const auto in_function = reports_of(Policy::late, 1, [] {
+        cudaLaunchHostFunc(nullptr, [](void* x) { [[maybe_unused]] const void* volatile found = std::memchr(x, 0, 4096); }, device(1024));
+        cudaDeviceSynchronize();
+    });
+    EXPECT(has_kind(in_function, "HOSTDEREF"));
 }
 
 TEST_CASE("emulated runtime: the default stream and the others wait for each other") {

@@ -78,7 +78,8 @@ void forget_oldest(size_t kept) {
 struct sigaction before_ours;
 void on_fault(int number, siginfo_t* info, void* context) {
     {
-        const std::lock_guard lock(state_mutex());
+        std::unique_lock lock(state_mutex(), std::defer_lock);
+        if (!is_device_thread) lock.lock();     // the thread that waits for it holds it
         Allocation* a = find(info->si_addr);
         if (a && !a->open && uintptr_t(info->si_addr) < uintptr_t(a->begin) + a->capacity && !(is_device_thread && !in_host_function)) {
             if (a->live && a->where == Where::device) report("HOSTDEREF", describe(*a, a->begin), concat("host code uses ", describe(*a, info->si_addr)));
@@ -287,7 +288,7 @@ cudaError_t free_now(void* p, Where where, const char* function) {
     touch(freed, p, life.bytes, true);
     life.freed = freed;
     next_host_record();
-    a->live = false;
+    a->live = a->pool = false;
     if (where == Where::device) usage.allocated -= life.bytes;
     retire(*a);
     forget_oldest(kRemembered);
@@ -358,6 +359,7 @@ cudaError_t unregister_host(void* p) {
         report("FREE", "cudaHostUnregister", "cudaHostUnregister of memory that is not registered");
         return cudaErrorHostMemoryNotRegistered;
     }
+    synchronize_all(false);                     // so that all who use it have been seen; who is not waited for is reported
     const RecordId freed = new_record(0, host.clock, host.knows, "cudaHostUnregister");
     touch(freed, p, a->capacity, true);
     next_host_record();
