@@ -168,11 +168,13 @@ TEST_CASE("emulated runtime: device memory is unreadable for code that the compi
     });
     EXPECT(has_kind(reports, "HOSTDEREF"));
     EXPECT_EQ(reports.size(), 1u);
+    static bool found = false;
     const auto in_function = reports_of(Policy::late, 1, [] {
-        cudaLaunchHostFunc(nullptr, [](void* x) { [[maybe_unused]] const void* volatile found = std::memchr(x, 0, 4096); }, device(1024));
+        cudaLaunchHostFunc(nullptr, [](void* x) { found = std::memchr(x, 0xff, 4096); }, device(1024));
         cudaDeviceSynchronize();
     });
     EXPECT(has_kind(in_function, "HOSTDEREF"));
+    EXPECT(found);
 }
 
 TEST_CASE("emulated runtime: the default stream and the others wait for each other") {
