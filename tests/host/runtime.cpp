@@ -128,6 +128,19 @@ TEST_CASE("emulated runtime: memory is NaN when new, in order with its stream, a
     });
 }
 
+TEST_CASE("emulated runtime: pageable memory is read before the call returns, and written before it returns") {
+    clean([] {
+        const cudaStream_t s = new_stream();
+        float* x = device(256);
+        std::vector<float> from(256, 3), to(256);
+        cudaMemcpyAsync(x, from.data(), 1024, cudaMemcpyHostToDevice, s);
+        std::fill(from.begin(), from.end(), 4);
+        cudaMemcpyAsync(to.data(), x, 1024, cudaMemcpyDeviceToHost, s);
+        EXPECT_EQ(to, std::vector<float>(256, 3));
+        cudaFree(x);
+    });
+}
+
 TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
     std::vector<float> buffer(1024);
     auto program = [&](bool waits, bool writes) {
