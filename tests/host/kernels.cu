@@ -1,4 +1,5 @@
 #include "kernels/gpu.h"
+#include "core/emulated_memory.h"
 #include "kernels/emu/runtime/runtime.h"
 #include "tests/host/kernels.h"
 
@@ -38,6 +39,14 @@ void add_scaled(float* y, const float* x, float by, int n, CUstream_st* stream) 
 }
 void sum(float* y, const float* x, int n, CUstream_st* stream) {
     emulated_runtime::submit(stream, "sum", [=] { kernels::launch({{"sum"}}, {{1}, {64}}, MERV_GPU::sum, y, x, n); });
+}
+float sum_here(const std::vector<float>& x) {
+    auto *from = static_cast<float*>(emulated_memory::allocate(x.size() * sizeof(float))), *to = static_cast<float*>(emulated_memory::allocate(sizeof(float)));
+    std::copy(x.begin(), x.end(), from);
+    kernels::launch({{"sum"}}, {{1}, {64}}, MERV_GPU::sum, to, from, int(x.size()));
+    const float sum = *to;
+    emulated_memory::release(from), emulated_memory::release(to);
+    return sum;
 }
 
 }

@@ -24,7 +24,7 @@ void reduce(void* argument) {
 
 // How many values are wrong
 int pipeline(Bug bug) {
-    constexpr int n = 512, batches = 6;
+    constexpr int n = 500, batches = 6;       // 2000 bytes, less than an allocation's granularity
     int wrong = 0;
     auto expect = [&](double got, double want) { wrong += !(std::abs(got - want) <= 1e-3 * (1 + std::abs(want))); };
     const cudaStream_t upload = new_stream(), work = new_stream(), download = new_stream();
@@ -153,7 +153,7 @@ const Mistake mistakes[] = {
     {Bug::device_dereferenced_in_host_function, "host function dereferences a device pointer", "HOSTDEREF"},
     {Bug::copy_too_long, "copy beyond the allocation", "OOB"},
     {Bug::set_too_long, "memset beyond the allocation", "OOB"},
-    {Bug::kernel_too_long, "kernel beyond the allocation", "KERNEL"},
+    {Bug::kernel_too_long, "kernel beyond the allocation", "OOB"},
     {Bug::host_pointer_to_kernel, "kernel reads ordinary host memory", "KERNEL"},
     {Bug::host_memory_set, "memset of ordinary host memory", "POINTER"},
     {Bug::wrong_kind, "wrong cudaMemcpyKind", "KIND"},

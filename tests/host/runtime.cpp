@@ -62,6 +62,9 @@ TEST_CASE("emulated runtime: failures can be asked for") {
         EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaErrorLaunchFailure);
         EXPECT_EQ(cudaMemsetAsync(b, 0, 600, nullptr), cudaSuccess);
         EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchFailure);
+        emulated::fail_next("cudaLaunchKernel", cudaErrorInvalidDeviceFunction);
+        scale(static_cast<float*>(b), static_cast<float*>(b), 2, 150, nullptr);
+        EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDeviceFunction);
         cudaFree(b);
     });
 }
@@ -125,9 +128,22 @@ TEST_CASE("emulated runtime: memory is NaN when new, in order with its stream, a
     });
 }
 
+TEST_CASE("emulated runtime: pageable memory is read before the call returns, and written before it returns") {
+    clean([] {
+        const cudaStream_t s = new_stream();
+        float* x = device(256);
+        std::vector<float> from(256, 3), to(256);
+        cudaMemcpyAsync(x, from.data(), 1024, cudaMemcpyHostToDevice, s);
+        std::fill(from.begin(), from.end(), 4);
+        cudaMemcpyAsync(to.data(), x, 1024, cudaMemcpyDeviceToHost, s);
+        EXPECT_EQ(to, std::vector<float>(256, 3));
+        cudaFree(x);
+    });
+}
+
 TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
     std::vector<float> buffer(1024);
-    auto program = [&](bool waits) {
+    auto program = [&](bool waits, bool writes) {
         return reports_of(Policy::late, 1, [&] {
             const cudaStream_t s = new_stream();
             float* x = device(1024);
@@ -135,14 +151,14 @@ TEST_CASE("emulated runtime: registered memory is pinned memory while it is") {
             EXPECT_EQ(cudaHostRegister(buffer.data(), 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
             cudaMemcpyAsync(x, buffer.data(), 4096, cudaMemcpyHostToDevice, s);
             if (waits) cudaStreamSynchronize(s);
-            buffer[3] = 1;
-            cudaStreamSynchronize(s);
+            if (writes) buffer[3] = 1;
             EXPECT_EQ(cudaHostUnregister(buffer.data()), cudaSuccess);
             buffer[4] = 1;
         });
     };
-    EXPECT_EQ(text_of(program(true)), "");
-    EXPECT(has_kind(program(false), "RACE"));
+    EXPECT_EQ(text_of(program(true, true)), "");
+    EXPECT(has_kind(program(false, true), "RACE"));
+    EXPECT_SAYS(text_of(program(false, false)), "cudaHostUnregister");
 }
 
 TEST_CASE("emulated runtime: memcpy of the host's is seen") {
@@ -155,6 +171,23 @@ TEST_CASE("emulated runtime: memcpy of the host's is seen") {
     });
     EXPECT(has_kind(reports, "RACE"));
     EXPECT_SAYS(text_of(reports), "host code");
+}
+
+TEST_CASE("emulated runtime: device memory is unreadable for code that the compiler does not tell of") {
+    const auto reports = reports_of(Policy::late, 1, [] {
+        const float* x = device(1024);
+        cudaDeviceSynchronize();
+        EXPECT(std::memchr(x, 0xff, 4096) == x);        // new memory is NaN
+    });
+    EXPECT(has_kind(reports, "HOSTDEREF"));
+    EXPECT_EQ(reports.size(), 1u);
+    static bool found = false;
+    const auto in_function = reports_of(Policy::late, 1, [] {
+        cudaLaunchHostFunc(nullptr, [](void* x) { found = std::memchr(x, 0xff, 4096); }, device(1024));
+        cudaDeviceSynchronize();
+    });
+    EXPECT(has_kind(in_function, "HOSTDEREF"));
+    EXPECT(found);
 }
 
 TEST_CASE("emulated runtime: the default stream and the others wait for each other") {
@@ -200,6 +233,20 @@ TEST_CASE("emulated runtime: several host threads") {
             });
         for (std::thread& t : threads) t.join();
         EXPECT_EQ(right, 4);
+    });
+}
+
+TEST_CASE("emulated runtime: beside it the emulator runs kernels as before") {
+    clean([] {
+        const std::vector<float> x(300, 0.5f);
+        float *from = device(300), *to = device(1), on_device = 0;
+        for (int i = 0; i < 2; i++) {
+            cudaMemcpy(from, x.data(), 1200, cudaMemcpyHostToDevice);
+            sum(to, from, 300, nullptr);
+            EXPECT_EQ(sum_here(x), 150);
+            cudaMemcpy(&on_device, to, sizeof(float), cudaMemcpyDeviceToHost);
+            EXPECT_EQ(on_device, 150);
+        }
     });
 }
 

@@ -10,8 +10,9 @@ namespace {
 thread_local bool busy = false;                 // the runtime's own templates may have been compiled with calls to it
 
 bool host_access(uintptr_t address, size_t bytes, bool write, const void* instruction) {
-    if (is_device_thread && !in_host_function) return !emu::current;
-    if (busy || !may_be_ours(address)) return true;
+    const char here = 0;                        // on a fiber's stack: a kernel
+    if (emu::current && uintptr_t(&here) - uintptr_t(emu::current->stack) < emu::kStack) return false;
+    if ((is_device_thread && !in_host_function) || busy || !may_be_ours(address)) return true;
     busy = true;
     {
         std::unique_lock lock(state_mutex(), std::defer_lock);

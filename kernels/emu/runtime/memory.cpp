@@ -78,7 +78,8 @@ void forget_oldest(size_t kept) {
 struct sigaction before_ours;
 void on_fault(int number, siginfo_t* info, void* context) {
     {
-        const std::lock_guard lock(state_mutex());
+        std::unique_lock lock(state_mutex(), std::defer_lock);
+        if (!is_device_thread) lock.lock();     // the thread that waits for it holds it
         Allocation* a = find(info->si_addr);
         if (a && !a->open && uintptr_t(info->si_addr) < uintptr_t(a->begin) + a->capacity && !(is_device_thread && !in_host_function)) {
             if (a->live && a->where == Where::device) report("HOSTDEREF", describe(*a, a->begin), concat("host code uses ", describe(*a, info->si_addr)));
@@ -110,6 +111,31 @@ Allocation& new_block(size_t bytes, Where where) {
     Allocation& added = add(std::move(a));
     if (where == Where::device && protects && !device_is_open) set_access(added, false);
     return added;
+}
+
+// Those that read two bytes since they were written and are not ordered among each other: mostly one
+struct ReaderSets {
+    std::vector<const std::vector<RecordId>*> all;
+    std::map<std::vector<RecordId>, RecordId> numbers;
+};
+ReaderSets& reader_sets() {
+    static auto* sets = new ReaderSets;
+    return *sets;
+}
+std::vector<RecordId> readers(RecordId reads) {
+    if (reads & kMany) return *reader_sets().all[reads - kMany];
+    return reads ? std::vector{reads} : std::vector<RecordId>{};
+}
+RecordId with_reader(RecordId reads, RecordId now) {
+    if (!reads || (!(reads & kMany) && before(reads, now))) return now;
+    std::vector<RecordId> set = readers(reads);
+    std::erase_if(set, [now](RecordId r) { return r == now || before(r, now); });      // who is ordered after the one is after the other
+    set.push_back(now);
+    if (set.size() == 1) return now;
+    std::sort(set.begin(), set.end());
+    const auto [at, added] = reader_sets().numbers.try_emplace(std::move(set), kMany + RecordId(reader_sets().all.size()));
+    if (added) reader_sets().all.push_back(&at->first);
+    return at->second;
 }
 
 std::string at_site(const Site& site) { return site ? " at " + site() : ""; }
@@ -165,7 +191,7 @@ bool touch(RecordId now, const void* p, size_t bytes, bool write, const Site& si
     bool first = true;
     for (size_t i = offset / kCellBytes; i <= (offset + bytes - 1) / kCellBytes; i++) {
         Cell& c = a->cells[i];
-        if (!first && c.write == was.write && c.reads[0] == was.reads[0] && c.reads[1] == was.reads[1]) {
+        if (!first && c.write == was.write && c.reads == was.reads) {
             c = becomes;
             continue;
         }
@@ -173,11 +199,10 @@ bool touch(RecordId now, const void* p, size_t bytes, bool write, const Site& si
         auto ordered = [&](RecordId other) { return !other || other == now || before(other, now) || before(now, other); };
         if (!ordered(c.write)) race(now, write, c.write, true, *a, a->begin + i * kCellBytes, site);
         if (write) {
-            for (const RecordId r : c.reads) if (!ordered(r)) race(now, write, r, false, *a, a->begin + i * kCellBytes, site);
-            if (!c.write || !before(now, c.write)) c = {now, {}};
-        } else if (c.reads[0] != now && c.reads[1] != now) {
-            const int slot = !c.reads[0] || before(c.reads[0], now) ? 0 : !c.reads[1] || before(c.reads[1], now) ? 1 : int(random_bits() & 1);
-            c.reads[slot] = now;
+            for (const RecordId r : readers(c.reads)) if (!ordered(r)) race(now, write, r, false, *a, a->begin + i * kCellBytes, site);
+            c = {now, 0};
+        } else if (c.reads != now) {
+            c.reads = with_reader(c.reads, now);
         }
         becomes = c;
     }
@@ -263,7 +288,7 @@ cudaError_t free_now(void* p, Where where, const char* function) {
     touch(freed, p, life.bytes, true);
     life.freed = freed;
     next_host_record();
-    a->live = false;
+    a->live = a->pool = false;
     if (where == Where::device) usage.allocated -= life.bytes;
     retire(*a);
     forget_oldest(kRemembered);
@@ -334,6 +359,7 @@ cudaError_t unregister_host(void* p) {
         report("FREE", "cudaHostUnregister", "cudaHostUnregister of memory that is not registered");
         return cudaErrorHostMemoryNotRegistered;
     }
+    synchronize_all(false);                     // so that all who use it have been seen; who is not waited for is reported
     const RecordId freed = new_record(0, host.clock, host.knows, "cudaHostUnregister");
     touch(freed, p, a->capacity, true);
     next_host_record();
@@ -343,8 +369,12 @@ cudaError_t unregister_host(void* p) {
 
 // ---- host code
 
+// With many allocations memory is left open now and then, so that the system calls do not outweigh all else.
 void open_device_memory(bool open) {
-    if (open == device_is_open || (!protects && !open)) return;
+    static size_t credit = 0;
+    if (!open) credit += 32;
+    if (open == device_is_open || (!protects && !open) || (!open && credit + forgotten_soon().size() < allocations().size())) return;
+    credit = 0;
     device_is_open = open;
     for (auto& [begin, a] : allocations()) if (on_device(&a) && (a.live || a.pool)) set_access(a, open);
 }

@@ -38,8 +38,9 @@ std::vector<Report> take_reports();
 void collect(bool);
 int reports_so_far();                           // in this process, printed or kept
 
-// Queues a kernel: `run` calls emu::run. Its accesses to memory are known if it was compiled in checked mode.
-void submit(CUstream_st* stream, std::string name, std::function<void()> run);
+// Queues a kernel: `run` calls emu::run, and must own what it refers to. Its accesses to memory are known if it was compiled in checked
+// mode. Returns a cudaError_t, which is only what fail_next("cudaLaunchKernel", ..) has asked for: what the emulator finds comes with a wait.
+int submit(CUstream_st* stream, std::string name, std::function<void()> run);
 
 // ---- failures to come
 void fail_allocations_after(size_t bytes);      // cudaMalloc and its kin: cudaErrorMemoryAllocation once that many bytes are allocated

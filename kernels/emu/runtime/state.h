@@ -46,7 +46,8 @@ void report(const std::string& kind, const std::string& cause, const std::string
 // ---- memory.cpp
 enum class Where { device, pinned, registered };
 struct Life { RecordId allocated, freed; size_t bytes; };      // records from `allocated` on may use it that lie before `freed`
-struct Cell { RecordId write, reads[2]; };      // of two bytes
+struct Cell { RecordId write, reads; };         // of two bytes, the last ones; reads: one record, or kMany + the number of a set of them
+constexpr RecordId kMany = 1u << 31;
 constexpr size_t kCellBytes = 2;
 struct Allocation {
     char* begin = nullptr;

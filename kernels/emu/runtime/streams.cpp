@@ -237,11 +237,11 @@ void finish() {
     const std::lock_guard lock(state_mutex());
     synchronize_all(false);
 }
-void submit(CUstream_st* stream, std::string name, std::function<void()> run) {
-    api("a kernel launch", cudaErrorNotPermitted, [&] {
+int submit(CUstream_st* stream, std::string name, std::function<void()> run) {
+    return note(api("cudaLaunchKernel", cudaErrorNotPermitted, [&] {
         issue(stream_of(stream), "kernel " + name, std::move(run));
         return cudaSuccess;
-    });
+    }));
 }
 void set_hang_seconds(double seconds) { hang_seconds = seconds; }
 
