@@ -64,9 +64,10 @@ void find_statics() {
         const auto* s = reinterpret_cast<const ElfW(Sym)*>(bytes + sections[i].sh_offset);
         const char* names = bytes + sections[sections[i].sh_link].sh_offset;
         for (size_t k = 0; k < sections[i].sh_size / sizeof *s; k++) {
-            const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>
-            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && std::strstr(name, "emu_")) kernels[program.dlpi_addr + s[k].st_value] = name;
-            if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !std::strstr(name, "emu_")) continue;
+            const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>, or ::cuda for the emulated runtime
+            const bool ours = std::strstr(name, "emu_") || std::strstr(name, "7kernels4cuda");
+            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && ours) kernels[program.dlpi_addr + s[k].st_value] = name;
+            if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !ours) continue;
             int status;
             char* readable = abi::__cxa_demangle(name, nullptr, nullptr, &status);
             std::string full = readable ? readable : name;
