@@ -1,5 +1,9 @@
 #include "core/cuda.h"
+#include <algorithm>
+#include <charconv>
+#include <vector>
 #include "core/check.h"
+#include "core/log.h"
 
 namespace merv {
 
@@ -20,6 +24,41 @@ void open_cuda(int number) {
 Cuda& cuda() {
     CHECK(opened(), "a CUDA device is used before open_cuda");
     return *opened();
+}
+
+void none_left_on_cuda(size_t bytes, const char* tag) {
+    std::vector<std::pair<size_t, std::string>> owners;
+    for (const auto& [owner, held] : memory_by_tag()) if (held) owners.emplace_back(held, owner);
+    std::sort(owners.rbegin(), owners.rend());
+    std::string list;
+    for (size_t i = 0; i < std::min<size_t>(owners.size(), 10); i++) list += concat(i ? ", " : "", owners[i].second, " ", owners[i].first >> 20, " MiB");
+    fail(Exit::no_memory, "out of memory on ", cuda().name(), ": ", (bytes + (1 << 20) - 1) >> 20, " MiB for ", tag, "; held: ", list.empty() ? "nothing" : list,
+         ". Fewer --num-frames or --max-tokens, a smaller batch, or --dtype bf16 need less");
+}
+Device open_device(const std::string& name) {
+    if (name == "cpu") return Device::cpu;
+    if (name == "emu") return Device::emu;
+    if (name == "auto") {
+        try {
+            open_cuda(0);
+            say("device: ", cuda().name());
+            return Device::cuda;
+        } catch (const Error& e) {
+            if (e.code != Exit::device) throw;
+            if (has_cuda_backend()) say("device: cpu (", e.what(), ")");
+            else say_verbose("device: cpu (", e.what(), ")");
+            return Device::cpu;
+        }
+    }
+    int number = 0;
+    const std::string digits = name.starts_with("cuda:") ? name.substr(5) : "";
+    const bool numbered = !digits.empty() && std::from_chars(digits.data(), digits.data() + digits.size(), number).ptr == digits.data() + digits.size();
+    if (name == "cuda" || numbered) {
+        open_cuda(number);
+        say_verbose("device: ", cuda().name());
+        return Device::cuda;
+    }
+    fail(Exit::usage, "--device takes auto, cpu, cuda, cuda:N or emu, not '", name, "'");
 }
 
 }

@@ -27,5 +27,7 @@ class Cuda {
 void open_cuda(int number);
 bool has_cuda_backend();                                    // this program was linked with one
 Cuda& cuda();                                               // CHECKs that one is open
+[[noreturn]] void none_left_on_cuda(size_t bytes, const char* tag);        // Error(Exit::no_memory): who holds its memory, and what to lower
+Device open_device(const std::string& name);                // `--device`: core/program.h
 
 }

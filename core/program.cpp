@@ -1,5 +1,4 @@
 #include "core/program.h"
-#include <charconv>
 #include <cstdio>
 #include <new>
 #include "core/cuda.h"
@@ -31,30 +30,6 @@ int run_program(Flags& flags, int argc, const char* const* argv, const std::func
     }
 }
 
-Device choose_device(const Flags& flags) {
-    const std::string name = flags.text("device");
-    if (name == "cpu") return Device::cpu;
-    if (name == "emu") return Device::emu;
-    if (name == "auto") {
-        try {
-            open_cuda(0);
-            say("device: ", cuda().name());
-            return Device::cuda;
-        } catch (const Error& e) {
-            if (e.code != Exit::device) throw;
-            if (has_cuda_backend()) say("device: cpu (", e.what(), ")");
-            else say_verbose("device: cpu (", e.what(), ")");
-            return Device::cpu;
-        }
-    }
-    int number = 0;
-    const char* digits = name.c_str() + 5;
-    if (name == "cuda" || (name.starts_with("cuda:") && std::from_chars(digits, name.c_str() + name.size(), number).ptr == name.c_str() + name.size() && *digits)) {
-        open_cuda(number);
-        say_verbose("device: ", cuda().name());
-        return Device::cuda;
-    }
-    fail(Exit::usage, "--device takes auto, cpu, cuda, cuda:N or emu, not '", name, "'");
-}
+Device choose_device(const Flags& flags) { return open_device(flags.text("device")); }
 
 }

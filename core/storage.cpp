@@ -5,7 +5,6 @@
 #include <iterator>
 #include <mutex>
 #include <new>
-#include <vector>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -40,15 +39,6 @@ Ledger& ledger() {
 }
 
 [[noreturn]] void none_left(size_t bytes, const char* tag) { fail(Exit::no_memory, "out of memory: ", bytes, " bytes for ", tag); }
-[[noreturn]] void none_left_on_device(size_t bytes, const char* tag) {
-    std::vector<std::pair<size_t, std::string>> owners;
-    for (const auto& [owner, held] : memory_by_tag()) if (held) owners.emplace_back(held, owner);
-    std::sort(owners.rbegin(), owners.rend());
-    std::string list;
-    for (size_t i = 0; i < std::min<size_t>(owners.size(), 10); i++) list += concat(i ? ", " : "", owners[i].second, " ", owners[i].first >> 20, " MiB");
-    fail(Exit::no_memory, "out of memory on ", cuda().name(), ": ", (bytes + (1 << 20) - 1) >> 20, " MiB for ", tag, "; held: ", list.empty() ? "nothing" : list,
-         ". Fewer --num-frames or --max-tokens, a smaller batch, or --dtype bf16 need less");
-}
 
 // Large blocks lie on huge pages, and a few that are free wait for the next tensor of their size, instead of the system
 // finding and clearing pages for each: `merv-bench block --encoder vit --dtype bf16` 1049 -> 974 ms on 2 cores of a Zen 4.
@@ -107,7 +97,7 @@ Blocks& blocks() {
 std::byte* take(size_t bytes, const char* tag, Device device) {
     if (device == Device::cuda) {
         if (std::byte* p = cuda().allocate(bytes)) return p;
-        none_left_on_device(bytes, tag);
+        none_left_on_cuda(bytes, tag);
     }
     if (device == Device::emu) return static_cast<std::byte*>(emulated_memory::allocate(bytes));
     if (Blocks::large(bytes)) return blocks().take(bytes, tag);

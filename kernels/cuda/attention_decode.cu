@@ -13,7 +13,7 @@ namespace {
 constexpr int kStretch = 256, kWarps = 4, kThreads = 32 * kWarps, kAhead = 4;      // keys of a block; keys that a lane has under way
 
 // What one stretch gives for a head: sum (D) relative to max, and the exponentials' own sum. Of kHeads heads the last may not be there.
-struct Part { float max, sum; };
+struct alignas(8) Part { float max, sum; };     // moved as one
 
 // `lanes` lanes, a power of two, hold a key's row, n elements each; a warp has 32 / lanes rows at once.
 template <int kHeads, class X> __global__ void __launch_bounds__(kThreads, 2)

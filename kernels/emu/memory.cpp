@@ -44,8 +44,7 @@ Place shared_place(uintptr_t a, Block& b, uintptr_t base) {
 
 void find_statics() {
     static thread_local char here; static const char* found;    // each thread has static variables of its own
-    if (std::exchange(found, &here) == &here) return;
-    statics.clear();
+    if (std::exchange(found, &here) == &here) return; else statics.clear();
     dl_phdr_info program{};
     dl_iterate_phdr([](dl_phdr_info* info, size_t, void* out) { *static_cast<dl_phdr_info*>(out) = *info; return 1; }, &program);       // it comes first
     const uintptr_t tls = uintptr_t(program.dlpi_tls_data);
@@ -66,7 +65,7 @@ void find_statics() {
         for (size_t k = 0; k < sections[i].sh_size / sizeof *s; k++) {
             const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>, or ::cuda for the emulated runtime
             const bool ours = std::strstr(name, "emu_") || std::strstr(name, "7kernels4cuda");
-            if (ELF64_ST_TYPE(s[k].st_info) == STT_FUNC && ours) kernels[program.dlpi_addr + s[k].st_value] = name;
+            if (ours && ELF64_ST_TYPE(s[k].st_info) == STT_FUNC) kernels[program.dlpi_addr + s[k].st_value] = name;
             if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !ours) continue;
             int status;
             char* readable = abi::__cxa_demangle(name, nullptr, nullptr, &status);

@@ -107,6 +107,9 @@ bool cublaslt_gemm(const Gemm& g) {
     if (fresh) {
         const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
         cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
+        const uint32_t alignment = 16;          // as aligned() makes sure; the default is 256
+        for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+            cublasLtMatmulPreferenceSetAttribute(preference, which, &alignment, sizeof alignment);
         cublasLtMatmulHeuristicResult_t best{};
         int count = 0;
         const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
