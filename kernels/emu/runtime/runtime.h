@@ -47,6 +47,6 @@ void fail_allocations_after(size_t bytes);      // cudaMalloc and its kin: cudaE
 void fail_next(const char* function, int error);        // "cudaMemcpyAsync": its next call does nothing and returns this cudaError_t
 void set_compute_capability(int major, int minor);      // 9.0 at first
 void protect_device_memory(bool);               // unreadable while host code runs: on at first; a system call per allocation and wait
-void set_hang_seconds(double seconds);          // a wait for longer is reported; 20 at first
+void set_hang_seconds(double seconds);          // a wait for longer is reported; 600 at first: a checked kernel may take minutes
 
 }

@@ -16,7 +16,7 @@ namespace {
 Policy policy = Policy::late;
 unsigned spare = 0;                             // operations that may run although nobody waits for them
 cudaError_t sticky = cudaSuccess;
-std::atomic<double> hang_seconds = 20;
+std::atomic<double> hang_seconds = 600;
 
 std::vector<CUstream_st*>& streams() {          // never destroyed: events and late calls may name them
     static auto* all = new std::vector<CUstream_st*>;
