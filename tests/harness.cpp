@@ -69,7 +69,7 @@ struct Reordered {                              // the emulator's schedule, in s
 };
 
 // Where an op runs: the CPU's instruction sets, and the GPU kernels in the emulator's checked mode; or, in a program with the CUDA
-// backend, on cuda:0 alone, a card or the emulated runtime, whose reports count as failures.
+// backend, the widest of the former and cuda:0, a card or the emulated runtime, whose reports count as failures.
 struct Backend {
     std::string name;
     Device device;
@@ -78,7 +78,11 @@ struct Backend {
 };
 std::vector<Backend> backends() {
     std::vector<Backend> all;
-    if (has_cuda_backend()) return open_cuda(0), std::vector<Backend>{{"cuda", Device::cuda, kernels::cpu::available().back()}};
+    if (has_cuda_backend()) {
+        open_cuda(0);
+        const Isa widest = kernels::cpu::available().back();
+        return {{kernels::cpu::name_of(widest), Device::cpu, widest}, {"cuda", Device::cuda, widest}};
+    }
     for (Isa i : kernels::cpu::available()) all.push_back({kernels::cpu::name_of(i), Device::cpu, i});
     all.push_back({"emulator", Device::emu, all.back().isa});
     return all;
