@@ -425,8 +425,11 @@ template <> void run(const LinearEpilogueBwd& a) {
         launch(Work{"linear epilogue, backward", bytes}, Grid{{blocks_of(N, 128), unsigned(chunks)}, {128}}, epilogue_backward<X>, at<X>(a.dz), at<X>(a.dgate), at<float>(scale_parts), at<float>(bias_parts),
                at<X>(a.dy), at<X>(a.z), at<X>(a.gate), Column(a.scale), a.act, M, N);
     });
-    for (const auto& [sum, parts] : {std::pair{a.dscale, scale_parts}, std::pair{a.dbias, bias_parts}})
+    auto add = [&](const Tensor& sum, const Tensor& parts) {
         if (sum) launch(Work{"column sums", double(parts.bytes()) + 8.0 * double(N)}, Grid{{blocks_of(N, 128)}, {128}}, add_chunks, at<float>(sum), at<float>(parts), chunks, N);
+    };
+    add(a.dscale, scale_parts);
+    add(a.dbias, bias_parts);
 }
 template <> void run(const LinearRefill& a) {
     const int64_t count = a.y.numel();
