@@ -393,7 +393,8 @@ template <> void run(const LinearFwd& a) {
         with_float_type(a.w.dtype(), [&]<class W>() {
             const Forward<X> f{at<X>(a.y), at<X>(a.z), at<X>(a.gate), at<X>(a.residual), Column(a.bias), Column(a.scale), a.act, N};
             int width = vector_width(N, f.y, f.z, f.gate, f.residual);
-            for (const Column& c : {f.bias, f.scale}) width = limit_width(limit_width(width, N, c.f32), N, c.half);
+            auto limit = [&](const Column& c) { width = limit_width(limit_width(width, N, c.f32), N, c.half); };       // nvcc's host pass takes no for (.. : {..})
+            limit(f.bias), limit(f.scale);
             product(work, Operand<X>{at<X>(a.x), K, true}, Operand<W>{at<W>(a.w), K, true}, M, N, K, width, f);
         });
     });
