@@ -18,7 +18,7 @@ Cuda*& opened() {
 
 bool has_cuda_backend() { return make_cuda != nullptr; }
 void open_cuda(int number) {
-    if (!has_cuda_backend()) fail(Exit::device, "this program was built without the CUDA backend; `make CUDA=1` builds it with");
+    if (!has_cuda_backend()) fail(Exit::device, "cuda:", number, ": this program was built without the CUDA backend; build it with `make CUDA=1`, or use --device cpu");
     if (!opened()) opened() = make_cuda(number).release();
 }
 Cuda& cuda() {

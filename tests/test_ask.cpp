@@ -488,7 +488,7 @@ TEST_CASE("ask: bad usage is exit 2") {
              {kAsk + Words{"--prompt-builder", "gpt"}, {"--prompt-builder is pure, llama2-chat, vicuna, llama3.1-chat, qwen2.5-chat, smollm2-chat, chatml or raw, not 'gpt'"}},
              {kAsk + Words{"--fusion", "sum"}, {"--fusion takes code or paper, not 'sum'"}},
              {kAsk + Words{"--dtype", "f16"}, {"--dtype takes auto, f32 or bf16, not 'f16'"}},
-             {kAsk + Words{"--device", "gpu"}, {"--device takes auto, cpu or emu, not 'gpu'"}},
+             {kAsk + Words{"--device", "gpu"}, {"--device takes auto, cpu, cuda, cuda:N or emu, not 'gpu'"}},
              {kAskClip + Words{"--clip-start", "-1"}, {"--clip-start must not be negative"}},
              {kAskClip + Words{"--clip-end", "nan"}, {"--clip-end takes a number, not 'nan'"}},
              {kAskClip + Words{"--frames-fps", "0"}, {"--frames-fps must be above 0"}},
@@ -498,7 +498,7 @@ TEST_CASE("ask: bad usage is exit 2") {
              {kAskClip + Words{"--prompt", std::string(1600, 'a')}, {"the prompt has 1608 tokens and the clip 576; the language model's context is 2048: shorten the prompt"}},
          })
         expect_refused(ask(args), Exit::usage, parts);
-    expect_refused(ask(kAsk + Words{"--device", "cuda"}), Exit::device, {"--device cuda: this build has no CUDA backend; use --device cpu"});
+    expect_refused(ask(kAsk + Words{"--device", "cuda"}), Exit::device, {"cuda:0: this program was built without the CUDA backend; build it with `make CUDA=1`, or use --device cpu"});
 }
 
 TEST_CASE("ask: not enough memory is exit 5 with a table, decided before anything is loaded") {
