@@ -101,11 +101,11 @@ endef
 $(foreach m,$(EMU_MODES) bugs,$(eval $(call emu,$(m))))
 
 $(B)/libmerv.a: $(LIB:%.cpp=$(B)/%.o) $(ISAS:%=$(B)/kernels/cpu/%.o) $(EMU_MODES:%=$(E)/kernels/emu_%.o) ; @rm -f $@ ; ar rcs $@ $^
-$(B)/bin/merv: $(B)/core/main.o $(B)/libmerv.a ; $(link)
 define program
-$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(1)))): $(1:%.cpp=$(B)/%.o) $(B)/libmerv.a ; $$(link)
+$(1)/bin/$(2): $(patsubst %.cpp,$(B)/%.o,$(if $(filter merv,$(2)),core/main.cpp,$(filter %/main_$(2:merv-%=%).cpp,$(MAINS)))) $(3) $(B)/libmerv.a ; $$(link) $(4)
 endef
-$(foreach m,$(MAINS),$(eval $(call program,$(m))))
+programs = $(foreach p,$(notdir $(BIN)),$(eval $(call program,$(1),$(p),$(2),$(3))))       # folder, what is linked besides, libraries
+$(call programs,$(B))
 $(B)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(B)/libmerv.a ; $(link)
 link = @mkdir -p $(@D) ; echo "link $@" ; $(CXX) $(CXXFLAGS) $^ $(LIBS) -o $@
 
@@ -131,7 +131,7 @@ $(H)/obj/kernels/%.o: kernels/%.cu ; @mkdir -p $(@D) ; echo "$< (emu-cuda)" ; $(
 EMU_CUDA     := checked
 CUDA_OBJECTS  = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp kernels/emu/runtime/*.cpp)) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 $(H)/tests/all: $(patsubst %.cpp,$(B)/%.o,$(filter-out tests/main.cpp,$(TESTS))) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(HOST_OBJECTS) $(CUDA_OBJECTS) $(B)/libmerv.a ; $(link)
-$(foreach p,$(notdir $(BIN)),$(eval $(H)/bin/$(p): $(patsubst %.cpp,$(B)/%.o,$(if $(filter merv,$(p)),core/main.cpp,$(filter %/main_$(p:merv-%=%).cpp,$(MAINS)))) $$(CUDA_OBJECTS) $(B)/libmerv.a ; $$(link)))
+$(call programs,$(H),$(CUDA_OBJECTS))
 emu-cuda: $(BIN:$(B)/bin/%=$(H)/bin/%)
 # For a card: make CUDA=1, into build/cuda. The same objects, with the kernels by nvcc and CUDA's own libraries.
 C          := $(B)/cuda
@@ -140,7 +140,7 @@ CUDA_LIBS   = -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcu
 $(C)/obj/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(CXX) $(CXXFLAGS) -isystem $(CUDA_HOME)/include -c $< -o $@
 $(C)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(NVCC) -std=c++20 -O2 -I. --expt-relaxed-constexpr -lineinfo -DMERV_GPU=cuda -MMD -MP -MF $(@:.o=.d) \
 	$(if $(filter %_sm90.cu,$<),,-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=compute_90) -gencode arch=compute_90a,code=sm_90a -c $< -o $@
-$(foreach p,$(notdir $(BIN)),$(eval $(C)/bin/$(p): $(patsubst %.cpp,$(B)/%.o,$(if $(filter merv,$(p)),core/main.cpp,$(filter %/main_$(p:merv-%=%).cpp,$(MAINS)))) $$(REAL_CUDA) $(B)/libmerv.a ; $$(link) $$(CUDA_LIBS)))
+$(call programs,$(C),$(REAL_CUDA),$(CUDA_LIBS))
 $(C)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(REAL_CUDA) $(B)/libmerv.a ; $(link) $(CUDA_LIBS)
 cuda: $(BIN:$(B)/bin/%=$(C)/bin/%)
 CUDA_TESTS   := $(if $(SAN),,$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(H)/tests/all))       # one more part of make test, where CUDA's headers are
@@ -158,10 +158,10 @@ soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
 NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(CUDA_HOME)/bin/nvcc)
 CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
-PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.ptx,$(filter-out %_sm90.cu,$(GPU)))      # for cards that come later
+PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.o,$(filter-out %_sm90.cu,$(GPU)))        # for cards that come later; and host code, which a cubin has none of
 $(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
-$(B)/cuda/compute_90/%.ptx: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -arch=compute_90 -ptx $< -o $@
+$(B)/cuda/compute_90/%.o: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -gencode arch=compute_90,code=compute_90 -c $< -o $@
 cuda-check: ; @rm -rf $(B)/cuda/sm_* $(B)/cuda/compute_90 ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS) $(PTX)
 
 # What ptxas says of each kernel, as one line of text, and the report made of it and of the emulator's counters

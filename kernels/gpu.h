@@ -139,7 +139,7 @@ template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kern
         emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel), g.cluster});
     };
 #ifdef MERV_EMULATED_RUNTIME                    // as Device::cuda: queued in a stream (kernels/emu/runtime)
-    emulated_runtime::submit_kernel(at.work.name, run);
+    emulated_runtime::submit_kernel(at.work.name, at.site.file, at.site.line, run);
 #else
     run();
 #endif

@@ -6,14 +6,13 @@
 #include <cstring>
 #include <limits>
 #include <omp.h>
+#include "core/cuda.h"
 #include "core/rng.h"
 #include "kernels/device.h"
-#include "core/cuda.h"
 #include "kernels/emu/emulator.h"
 #include "nn/functional.h"
+#include "tests/runtime_reports.h"
 #include "tests/test.h"
-
-namespace merv::emulated_runtime { [[gnu::weak]] int reports_so_far(); }       // of kernels/emu/runtime, where it is linked
 
 namespace merv::test {
 namespace {
@@ -149,7 +148,7 @@ std::vector<std::vector<double>> slopes_of(const Setting& s, std::vector<Numbers
 
 void run(const std::string& name, const Setting& s, Types types, Verdict& verdict) {
     verdict.settings++;
-    const int reports = emulated_runtime::reports_so_far ? emulated_runtime::reports_so_far() : 0;
+    const int reports = runtime_reports();
     auto complain = [&](const auto&... words) { verdict.complaints.push_back(concat(name, ": ", words...)); };
     const std::vector<Backend> everywhere = backends();
     std::vector<bool> wanted;
@@ -264,7 +263,7 @@ void run(const std::string& name, const Setting& s, Types types, Verdict& verdic
         if (!(error <= limit)) complain(g.worst[fused], "; error ", error, ", limit ", limit);
         if (limit > 0 && (nearest.where.empty() || error * nearest.limit > nearest.error * limit)) nearest = {error, limit, where + (fused ? "" : ", portable")};
     };
-    if (emulated_runtime::reports_so_far && emulated_runtime::reports_so_far() > reports) complain("the emulated CUDA runtime reported it (stderr has the reports)");
+    if (runtime_reports() > reports) complain("the emulated CUDA runtime reported it (stderr has the reports)");
     const bool half = type == DType::bf16;
     for (bool fused : {false, true}) {
         settle(value, fused, verdict.values[half], name);

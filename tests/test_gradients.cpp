@@ -6,6 +6,7 @@
 #include "kernels/reduce.h"
 #include "models/load.h"
 #include "nn/unit.h"
+#include "tests/runtime_reports.h"
 
 using namespace merv;
 using namespace merv::test;
@@ -336,6 +337,7 @@ TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUD
         Gradients all;
         each_part(m, [&](auto& module, const std::string& prefix) { all.merge(take_gradients(module, prefix)); });
         golden.expect("merv-micro", all);
+        EXPECT_EQ(runtime_reports(), 0);
     }
 }
 

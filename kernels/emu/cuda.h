@@ -180,7 +180,6 @@ static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 static inline float cospif(float x) { return cosf(3.141592654f * x); }
 static inline int __ffs(int i) { return __builtin_ffs(i); }
-template <class T> inline T __ldg(const T* p) { return *p; }
 #define __expf(x) expf(x)                       // the C library declares functions of these names
 #define __logf(x) logf(x)
 #ifdef MERV_EMU_COUNTED

@@ -44,7 +44,8 @@ Place shared_place(uintptr_t a, Block& b, uintptr_t base) {
 
 void find_statics() {
     static thread_local char here; static const char* found;    // each thread has static variables of its own
-    if (std::exchange(found, &here) == &here) return; else statics.clear();
+    if (std::exchange(found, &here) == &here) return;
+    statics.clear();
     dl_phdr_info program{};
     dl_iterate_phdr([](dl_phdr_info* info, size_t, void* out) { *static_cast<dl_phdr_info*>(out) = *info; return 1; }, &program);       // it comes first
     const uintptr_t tls = uintptr_t(program.dlpi_tls_data);

@@ -49,10 +49,9 @@ cublasLtHandle_t library() {
 }
 
 // Everything an algorithm depends on
-using Key = std::array<int64_t, 11>;
+using Key = std::array<int64_t, 10>;
 Key key_of(const Gemm& g) {
-    return {int64_t(g.type), int64_t(g.y_type), g.a_along_k, g.b_along_k, g.M, g.N, g.K, g.lda, g.ldb, (g.bias ? 1 : 0) + (g.add ? 2 : 0) + (g.gelu_tanh ? 4 : 0) + (g.z ? 8 : 0),
-            g.add == g.y};
+    return {int64_t(g.type), int64_t(g.y_type), g.a_along_k, g.b_along_k, g.M, g.N, g.K, g.lda, g.ldb, (g.bias ? 1 : 0) + (g.add ? 2 : 0) + (g.gelu_tanh ? 4 : 0) + (g.z ? 8 : 0)};
 }
 struct State {
     std::mutex mutex;
@@ -76,6 +75,7 @@ bool aligned(const void* p) { return uintptr_t(p) % 16 == 0; }
 bool cublaslt_gemm(const Gemm& g) {
     const int64_t vector = 16 / size_of(g.type), y_vector = 16 / size_of(g.y_type);
     if (g.lda % vector || g.ldb % vector || g.N % y_vector) return false;       // then it has slow kernels at best
+    if (g.gelu_tanh && g.z && g.N % 8) return false;        // of the auxiliary matrix
     if (!aligned(g.a) || !aligned(g.b) || !aligned(g.y) || !aligned(g.add) || !aligned(g.bias) || !aligned(g.z)) return false;
 
     const Descriptor product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);

@@ -4,6 +4,8 @@
 
 namespace merv::emulated_runtime {
 
-void submit_kernel(const char* name, std::function<void()> run) { submit(current_stream(), name, std::move(run)); }
+void submit_kernel(const char* name, const char* file, int line, std::function<void()> run) {
+    launched({name, file, line}, cudaError_t(submit(current_stream(), name, std::move(run))));
+}
 
 }
