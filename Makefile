@@ -121,6 +121,8 @@ $(B)/core/version.o: $(wildcard .git/HEAD .git/logs/HEAD)
 # The emulated CUDA runtime: host code compiled against CUDA's headers, linked with kernels/emu/runtime instead of libcudart and libcublasLt.
 # The runtime sees that code's accesses as the emulator sees kernels': by -fsanitize=thread without libtsan, and memcpy by another name.
 CUDA_HOME ?= /usr/local/cuda
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(CUDA_HOME)/bin/nvcc)
+NVCC_FLAGS := -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -diag-suppress 2189        # kernels/device.h: what nvcc defines need not be weak
 H         := $(B)/emu-cuda
 SEEN      := $(wildcard kernels/cuda/host/*.cpp tests/host/*.cpp)
 HOST_OBJECTS = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard tests/host/*.cpp) tests/main.cpp) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard tests/host/*.cu))
@@ -138,7 +140,7 @@ C          := $(B)/cuda
 REAL_CUDA   = $(patsubst %.cpp,$(C)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp)) $(patsubst %.cu,$(C)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 CUDA_LIBS   = -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread
 $(C)/obj/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(CXX) $(CXXFLAGS) -isystem $(CUDA_HOME)/include -c $< -o $@
-$(C)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(NVCC) -std=c++20 -O2 -I. --expt-relaxed-constexpr -lineinfo -DMERV_GPU=cuda -MMD -MP -MF $(@:.o=.d) \
+$(C)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(NVCC) $(NVCC_FLAGS) -O2 -lineinfo -MMD -MP -MF $(@:.o=.d) \
 	$(if $(filter %_sm90.cu,$<),,-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=compute_90) -gencode arch=compute_90a,code=sm_90a -c $< -o $@
 $(call programs,$(C),$(REAL_CUDA),$(CUDA_LIBS))
 $(C)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(REAL_CUDA) $(B)/libmerv.a ; $(link) $(CUDA_LIBS)
@@ -156,12 +158,11 @@ fuzz: deps-fuzz
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
 soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 
-NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(CUDA_HOME)/bin/nvcc)
 CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
 PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.o,$(filter-out %_sm90.cu,$(GPU)))        # for cards that come later; and host code, which a cubin has none of
-$(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
+$(B)/cuda/sm_%.cubin: ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) $(NVCC_FLAGS) -Xptxas -v -gencode arch=compute_$(firstword $(subst /, ,$*)),code=sm_$(firstword $(subst /, ,$*)) -cubin \
 	$(patsubst $(firstword $(subst /, ,$*))/%,%,$*).cu -o $@ 2> $(@:.cubin=.log) || { cat $(@:.cubin=.log) ; exit 1 ; } ; ! grep -E 'C75[0-9]{2}' $(@:.cubin=.log)
-$(B)/cuda/compute_90/%.o: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) -std=c++20 -I. --expt-relaxed-constexpr -DMERV_GPU=cuda -gencode arch=compute_90,code=compute_90 -c $< -o $@
+$(B)/cuda/compute_90/%.o: %.cu ; @mkdir -p $(@D) ; echo "$@" ; $(NVCC) $(NVCC_FLAGS) -gencode arch=compute_90,code=compute_90 -c $< -o $@
 cuda-check: ; @rm -rf $(B)/cuda/sm_* $(B)/cuda/compute_90 ; $(MAKE) --no-print-directory -j$$(nproc) $(CUBINS) $(PTX)
 
 # What ptxas says of each kernel, as one line of text, and the report made of it and of the emulator's counters
