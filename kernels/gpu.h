@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include "core/profile.h"
 #include "core/tensor.h"
 
 #ifdef __CUDACC__
@@ -27,11 +28,7 @@ namespace merv::kernels {
 
 namespace MERV_GPU { template <class Args> void run(const Args&); }
 
-// What an ideal kernel would move and compute: what a profile and the emulator's counters compare a launch with.
-struct Work {
-    const char* name;
-    double bytes = 0, flops = 0;
-};
+using merv::Work;
 struct Grid {
     dim3 grid, block;
     size_t smem = 0;                            // bytes of dynamic shared memory
@@ -43,6 +40,7 @@ struct Grid {
 // ---- nvcc
 
 template <class... P, class... A> void launch(Work work, Grid g, void (*kernel)(P...), A&&... arguments) {
+    profile::count_launch();
     auto must = [&](cudaError_t e) { if (e != cudaSuccess) fail(Exit::device, work.name, ": ", cudaGetErrorString(e)); };
     if (g.smem > 48 * 1024) must(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
     cudaLaunchConfig_t c{};
@@ -126,6 +124,7 @@ template <class... P> struct KernelCall {
     }
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
+    profile::count_launch();
     KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
     emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel), g.cluster});
 }
