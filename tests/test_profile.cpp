@@ -112,9 +112,9 @@ profile::Results record(const profile::Options& options, int rounds) {
             profile::Range stage("first");
             kernels::linear({.y = y, .x = x, .w = w});
             {
-                const profile::Range inner("inner");
                 const MemTag tag("scratch");
                 const Tensor held({1024});
+                const profile::Range inner("inner");
                 kernels::add({.y = y, .a = y, .b = y});
             }
             stage.next("second");
