@@ -57,7 +57,7 @@ class Range {                                   // profile::Range range("prefill
 
 class Op {                                      // around one op; only where on()
   public:
-    explicit Op(const OpCall&);
+    explicit Op(const OpCall&);                 // which outlives it
     ~Op();
     Op(const Op&) = delete;
     Op& operator=(const Op&) = delete;
@@ -123,6 +123,7 @@ struct Results {
 struct Options {
     bool trace = false;                         // keep events
     size_t most_events = 200'000;               // of ops; ranges go on up to twice as many events
+    int64_t memory_every_ns = 50'000;           // memory is looked at where ranges begin and end, at most this often
 };
 void start(const Options& = {});                // where no frame is open; forgets what was recorded before
 Results stop();

@@ -142,7 +142,7 @@ TEST_CASE("profile: off until it is asked for") {
 
 TEST_CASE("profile: own times add up to the total exactly, and the total is no more than passed") {
     const int64_t begin = now();
-    const profile::Results r = record({.trace = true}, 50);
+    const profile::Results r = record({.trace = true, .memory_every_ns = 0}, 50);
     const int64_t passed = now() - begin;
     expect_exact(r);
     REQUIRE_EQ(r.stages.size(), size_t(4));
@@ -175,7 +175,7 @@ TEST_CASE("profile: own times add up to the total exactly, and the total is no m
 }
 
 TEST_CASE("profile: the events are the totals, strictly nested") {
-    const profile::Results r = record({.trace = true}, 20);
+    const profile::Results r = record({.trace = true, .memory_every_ns = 0}, 20);
     const Json trace = trace_of(r);
     const Traced seen = expect_nested(trace);
     EXPECT_EQ(seen.ops, 60);
@@ -192,7 +192,7 @@ TEST_CASE("profile: the events are the totals, strictly nested") {
 }
 
 TEST_CASE("profile: a trace has an end, and says what it left out") {
-    const profile::Results r = record({.trace = true, .most_events = 40}, 100);
+    const profile::Results r = record({.trace = true, .most_events = 40, .memory_every_ns = 0}, 100);
     const Json trace = trace_of(r);
     const Traced seen = expect_nested(trace);
     EXPECT_LE(seen.ops, 40);
