@@ -59,7 +59,7 @@ struct Recorder {
 
     uint32_t row(const OpCall& c) {
         const auto [at, fresh] = rows.try_emplace({c.work.name, c.shape, c.dtype, c.multiply, c.device}, uint32_t(r.ops.size()));
-        if (fresh) r.ops.emplace_back().shape = c.shape, r.ops.back().dtype = c.dtype, r.ops.back().multiply = c.multiply, r.ops.back().device = c.device, r.ops.back().work.name = c.work.name;
+        if (fresh) r.ops.push_back({{{c.work.name}, c.shape, c.dtype, c.multiply, c.device}});
         return at->second;
     }
     uint32_t stage(std::string_view name) {

@@ -23,6 +23,7 @@ template <class... A> std::string text(const char* format, A... values) {
     return line;
 }
 double ms(int64_t ns) { return double(ns) * 1e-6; }
+double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
 std::string joined(const Dims& shape) {
     std::string s;
@@ -61,16 +62,19 @@ double floor_of(const OpTotal& o, const Peaks& cpu, const Peaks& device) {
 std::string number(bool known, const char* format, double v) { return known ? text(format, v) : "-"; }
 std::string line(const Row& r, double total_ms) {
     const bool timed = r.timed && r.ms > 0;
-    return text("  %-44.44s %8llu %11.3f %5.1f %% %11.2f %11.2f %11.3f %8s %8s %10s %7s", r.label.c_str(), static_cast<unsigned long long>(r.calls), r.ms, 100 * r.ms / std::max(total_ms, 1e-9),
-                1e3 * r.ms / double(r.calls), r.bytes * 1e-6, r.flops * 1e-9, number(timed && r.bytes > 0, "%.2f", r.bytes / r.ms * 1e-6).c_str(),
-                number(timed && r.flops > 0, "%.4f", r.flops / r.ms * 1e-9).c_str(), number(r.floor > 0, "%.3f", r.floor * 1e3).c_str(), number(r.floor > 0, "%.2f", r.ms / (r.floor * 1e3)).c_str());
+    const std::string gb_s = number(timed && r.bytes > 0, "%.2f", r.bytes / r.ms * 1e-6), tflop_s = number(timed && r.flops > 0, "%.4f", r.flops / r.ms * 1e-9);
+    const std::string floor = number(r.floor > 0, "%.3f", r.floor * 1e3), gap = number(r.floor > 0, "%.2f", r.ms / (r.floor * 1e3));
+    return text("  %-44.44s %8llu %11.3f %5.1f %% %11.2f %11.2f %11.3f %8s %8s %10s %7s", r.label.c_str(), static_cast<unsigned long long>(r.calls), r.ms,
+                percent(r.ms, total_ms), 1e3 * r.ms / double(r.calls), r.bytes * 1e-6, r.flops * 1e-9, gb_s.c_str(), tflop_s.c_str(), floor.c_str(), gap.c_str());
 }
 
+// The slowest `most`, under their titles
 void rows_of(std::vector<std::string>& lines, const std::map<std::string, Row>& by_label, double total_ms, size_t most, const char* title) {
     std::vector<Row> rows;
     for (const auto& [label, row] : by_label) rows.push_back(row), rows.back().label = label;
     std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.ms > b.ms; });
-    lines.push_back(text("  %-44s %8s %11s %7s %11s %11s %11s %8s %8s %10s %7s", title, "calls", "ms", "share", "us/call", "MB", "GFLOP", "GB/s", "TFLOP/s", "floor ms", "gap"));
+    lines.push_back(text("  %-44s %8s %11s %7s %11s %11s %11s %8s %8s %10s %7s", title, "calls", "ms", "share", "us/call", "MB", "GFLOP", "GB/s", "TFLOP/s",
+                         "floor ms", "gap"));
     for (size_t i = 0; i < rows.size() && i < most; i++) lines.push_back(line(rows[i], total_ms));
     if (rows.size() > most) lines.push_back(text("  and %zu more", rows.size() - most));
 }
@@ -89,21 +93,25 @@ std::vector<std::string> Results::table(const Peaks& cpu) const {
         const double floor = floor_of(o, cpu, device_peaks), took = ms(by_device ? o.device_ns : o.ns);
         const std::string name = concat(o.work.name, o.device == Device::cpu ? "" : concat(" (", name_of(o.device), ")"));
         for (Row* r : {&kernels[name], &shapes[concat(name, " ", name_of(o.dtype), " ", joined(o.shape))]})
-            r->calls += o.calls, r->ms += took, r->bytes += o.work.bytes, r->flops += o.work.flops, r->floor += floor, r->timed = r->timed && o.device != Device::emu;
+            r->calls += o.calls, r->ms += took, r->bytes += o.work.bytes, r->flops += o.work.flops, r->floor += floor, r->timed &= o.device != Device::emu;
         if (floor > 0) floors += floor * 1e3, floored_ms += took;
         if (by_device) launching += o.ns;
     }
     const double total = ms(total_ns);
     if (cpu.bytes && devices.count(Device::cpu))
-        lines.push_back(text("profile: peaks of this machine, measured now: read %.1f GB/s, f32 %.4f TFLOP/s, bf16 %.4f TFLOP/s", cpu.bytes * 1e-9, cpu.f32 * 1e-12, cpu.bf16 * 1e-12));
+        lines.push_back(text("profile: peaks of this machine, measured now: read %.1f GB/s, f32 %.4f TFLOP/s, bf16 %.4f TFLOP/s", cpu.bytes * 1e-9, cpu.f32 * 1e-12,
+                             cpu.bf16 * 1e-12));
     if (device_peaks.bytes)
-        lines.push_back(text("profile: peaks of the device, measured now: %.1f GB/s, f32 %.2f TFLOP/s, bf16 %.2f TFLOP/s", device_peaks.bytes * 1e-9, device_peaks.f32 * 1e-12, device_peaks.bf16 * 1e-12));
+        lines.push_back(text("profile: peaks of the device, measured now: %.1f GB/s, f32 %.2f TFLOP/s, bf16 %.2f TFLOP/s", device_peaks.bytes * 1e-9,
+                             device_peaks.f32 * 1e-12, device_peaks.bf16 * 1e-12));
     if (devices.count(Device::emu)) lines.push_back("profile: times marked (emu) are the emulator's own and say nothing of a GPU; calls, MB, GFLOP and launches are exact");
     rows_of(lines, kernels, total, SIZE_MAX, "kernel");
-    if (launching) lines.push_back(text("  %-44s %8s %11.3f %5.1f %%", "launching, on the host", "", ms(launching), 100 * ms(launching) / std::max(total, 1e-9)));
-    lines.push_back(text("  %-44s %8s %11.3f %5.1f %%", "outside kernels", "", ms(total_ns - op_ns), 100 * ms(total_ns - op_ns) / std::max(total, 1e-9)));
-    lines.push_back(text("  %-44s %8s %11.3f 100.0 %%", "total", "", total));
-    if (floors > 0) lines.push_back(text("sum of floors %.3f ms: kernels with a floor take %.2f times that, the whole run %.2f times", floors, floored_ms / floors, total / floors));
+    auto other = [&](const char* what, double took) { lines.push_back(text("  %-44s %8s %11.3f %5.1f %%", what, "", took, percent(took, total))); };
+    if (launching) other("launching, on the host", ms(launching));
+    other("outside kernels", ms(total_ns - op_ns));
+    other("total", total);
+    if (floors > 0)
+        lines.push_back(text("sum of floors %.3f ms: kernels with a floor take %.2f times that, the whole run %.2f times", floors, floored_ms / floors, total / floors));
     lines.push_back(text("host launches of GPU kernels: %llu", static_cast<unsigned long long>(launches)));
     for (const auto& [id, s] : streams)
         lines.push_back(text("stream %d: busy %.3f ms, idle %.3f ms, longest gap %.3f ms", id, ms(s.busy), ms(s.end - s.begin - s.busy), ms(s.longest_gap)));
@@ -117,8 +125,9 @@ std::vector<std::string> Results::table(const Peaks& cpu) const {
         for (size_t i = 0; i < stages.size(); i++) {
             const StageTotal& s = stages[i];
             if (s.parent != parent) continue;
-            lines.push_back(text("  %-44.44s %8llu %11.3f %5.1f %% %11.3f %11.3f", (std::string(size_t(2 * depth), ' ') + s.name).c_str(), static_cast<unsigned long long>(s.calls), ms(s.ns),
-                                 100 * ms(s.ns) / std::max(total, 1e-9), ms(s.op_ns), ms(s.ns - s.op_ns)));
+            const std::string indented = std::string(size_t(2 * depth), ' ') + s.name;
+            lines.push_back(text("  %-44.44s %8llu %11.3f %5.1f %% %11.3f %11.3f", indented.c_str(), static_cast<unsigned long long>(s.calls), ms(s.ns),
+                                 percent(ms(s.ns), total), ms(s.op_ns), ms(s.ns - s.op_ns)));
             stages_in(int(i), depth + 1);
         }
     };
@@ -132,29 +141,34 @@ std::vector<std::string> Results::table(const Peaks& cpu) const {
 
 // Perfetto draws complete events ("ph": "X") of a track only if they are nested; ts and dur are microseconds, here to the nanosecond.
 void Results::write_trace(std::ostream& to, std::string_view program) const {
-    auto quoted = [](std::string_view s) { return Json(s).dump(-1, ' ', true, Json::error_handler_t::replace); };
+    auto json = [](const Json& j) { return j.dump(-1, ' ', true, Json::error_handler_t::replace); };       // ASCII, whatever is in a name
     std::vector<std::string> stage_names, op_names;
-    for (const StageTotal& s : stages) stage_names.push_back(quoted(s.name));
-    for (const OpTotal& o : ops) op_names.push_back(concat(quoted(o.work.name), R"(,"args":{"shape":")", joined(o.shape), R"(","type":")", name_of(o.dtype), R"(","device":")", name_of(o.device), R"("})"));
+    for (const StageTotal& s : stages) stage_names.push_back(json(s.name));
+    for (const OpTotal& o : ops)
+        op_names.push_back(concat(json(o.work.name), ",\"args\":", json({{"shape", joined(o.shape)}, {"type", name_of(o.dtype)}, {"device", name_of(o.device)}})));
 
     std::vector<Event> sorted = events;
     std::stable_sort(sorted.begin(), sorted.end(), [](const Event& a, const Event& b) {
         return std::tuple(a.track, a.begin, -a.ns, a.op) < std::tuple(b.track, b.begin, -b.ns, b.op);
     });
-    to << R"({"displayTimeUnit":"ns","otherData":)"
-       << Json{{"program", program}, {"ops_left_out", ops_left_out}, {"ranges_left_out", ranges_left_out}, {"memory_samples_left_out", memory_left_out}}.dump(-1, ' ', true, Json::error_handler_t::replace)
-       << R"(,"traceEvents":[)" << "\n" << R"({"name":"process_name","ph":"M","pid":1,"tid":0,"args":{"name":)" << quoted(program) << "}}";
+    auto metadata = [&](int track, const char* what, std::string_view name) {
+        return json({{"ph", "M"}, {"pid", 1}, {"tid", track}, {"name", what}, {"args", {{"name", name}}}});
+    };
+    to << "{\"displayTimeUnit\":\"ns\",\"otherData\":"
+       << json({{"program", program}, {"ops_left_out", ops_left_out}, {"ranges_left_out", ranges_left_out}, {"memory_samples_left_out", memory_left_out}})
+       << ",\"traceEvents\":[\n" << metadata(0, "process_name", program);
     int named = -1;
     for (const Event& e : sorted) {
         if (e.track != named) {
             named = e.track;
-            to << ",\n" << R"({"name":"thread_name","ph":"M","pid":1,"tid":)" << named << R"(,"args":{"name":")" << (named >= kStreams ? concat("stream ", named - kStreams) : named == 1 ? "main" : concat("thread ", named)) << R"("}})";
+            to << ",\n" << metadata(named, "thread_name", named >= kStreams ? concat("stream ", named - kStreams) : named == 1 ? "main" : concat("thread ", named));
         }
-        to << text(",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"cat\":\"%s\",\"name\":", e.track, double(e.begin - began) * 1e-3, double(e.ns) * 1e-3, e.op ? "op" : "stage")
+        to << text(",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"cat\":\"%s\",\"name\":", e.track, double(e.begin - began) * 1e-3,
+                   double(e.ns) * 1e-3, e.op ? "op" : "stage")
            << (e.op ? op_names[e.id] : stage_names[e.id]) << "}";
     }
     for (const auto& [at, held] : memory_at)
-        to << text(",\n{\"ph\":\"C\",\"pid\":1,\"ts\":%.3f,\"name\":\"memory, bytes\",\"args\":", double(at - began) * 1e-3) << Json(held).dump(-1, ' ', true, Json::error_handler_t::replace) << "}";
+        to << text(",\n{\"ph\":\"C\",\"pid\":1,\"ts\":%.3f,\"name\":\"memory, bytes\",\"args\":", double(at - began) * 1e-3) << json(held) << "}";
     to << "\n]}\n";
 }
 
@@ -181,8 +195,8 @@ int run(const Flags& flags, const std::function<int()>& body) {
         file.close();
         if (!file && !failure) fail(Exit::runtime, path, ": cannot be written; is the disk full?");
         say("trace    ", path, ": ", results.events.size(), " events; ui.perfetto.dev opens it");
-        if (const uint64_t n = results.ops_left_out + results.ranges_left_out + results.memory_left_out)
-            warn("the trace leaves out ", results.ops_left_out, " ops, ", results.ranges_left_out, " ranges and ", results.memory_left_out, " memory samples of ", n + results.events.size() + results.memory_at.size(), ": it would be too big to open");
+        if (results.ops_left_out + results.ranges_left_out + results.memory_left_out)
+            warn("the trace would be too big to open: ", results.ops_left_out, " ops, ", results.ranges_left_out, " ranges and ", results.memory_left_out, " memory samples are left out");
     }
     if (failure) std::rethrow_exception(failure);
     if (!flags.on("profile")) return code;
