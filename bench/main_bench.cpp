@@ -16,7 +16,7 @@ void show_peaks() {
 }
 
 int run(const Flags& flags) {
-    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess or block";
+    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block or profile";
     const std::vector<std::string>& words = flags.positionals();
     if (flags.on("compare")) {
         if (words.size() != 2) fail(Exit::usage, "--compare takes two files of results");
@@ -39,10 +39,15 @@ int run(const Flags& flags) {
         if (flags.text("device") != "emu") fail(Exit::usage, "ladder counts what kernels do: merv-bench ladder --device emu");
         return report_ladders(), 0;
     }
-    Table table(flags.text("output"));
 
     const Sizes sizes{flags.has("config") ? flags.text("config") : "merv-base", flags.text("encoder"), flags.integer("layers"), flags.integer("tokens"), flags.integer("rows"), flags.on("all-blocks")};
     const DType dtype = type == "bf16" ? DType::bf16 : DType::f32;
+    if (test == "profile") {
+        std::vector<Case> all = decode_cases(sizes, dtype);
+        for (auto* more : {prefill_cases, encode_cases}) for (const Case& c : more(sizes, dtype)) all.push_back(c);
+        return report_overhead(all, flags.number("seconds")), 0;
+    }
+    Table table(flags.text("output"));
     std::vector<Case> cases;
     if (test == "peak") return show_peaks(), 0;
     else if (test == "ops") cases = op_cases(words.size() > 1 ? words[1] : "", flags.text("shape"), type == "auto" ? std::optional<DType>() : dtype);
@@ -66,7 +71,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | profile\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
                 {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }

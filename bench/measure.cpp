@@ -8,6 +8,7 @@
 #include <sstream>
 #include <omp.h>
 #include <nlohmann/json.hpp>
+#include "core/profile.h"
 #include "core/version.h"
 #include "kernels/peak.h"
 
@@ -129,6 +130,35 @@ void Table::finish() {
     Json rows = Json::array();
     for (const std::string& o : objects_) rows.push_back(Json::parse(o));
     std::printf("%s\n", Json{{"machine", m}, {"rows", rows}}.dump(1).c_str());
+}
+
+void report_overhead(const std::vector<Case>& cases, double seconds) {
+    if (profile::on()) fail(Exit::usage, "profile measures --profile and --trace: run it without them");
+    std::printf("| test | name | shape | ops | flag | without ms | with ms | median ratio | pairs |\n|---|---|---|---|---|---|---|---|---|\n");
+    for (const Case& c : cases)
+        for (bool trace : {false, true}) {
+            const std::function<void()> op = c.prepare();
+            op();                               // warm
+            profile::start({.trace = trace, .most_events = size_t(1) << 24});
+            std::vector<double> times[2], ratios;
+            auto timed = [&](bool on) {
+                profile::enabled = on;
+                times[on].push_back(seconds_of(op));
+            };
+            for (const auto start = Clock::now(); since(start) < seconds || ratios.size() < 3;) {
+                const bool first = ratios.size() % 2;
+                timed(first), timed(!first);
+                ratios.push_back(times[1].back() / times[0].back());
+            }
+            const profile::Results r = profile::stop();
+            uint64_t calls = 0;
+            for (const profile::OpTotal& o : r.ops) calls += o.calls;
+            for (std::vector<double>* v : {&times[0], &times[1], &ratios}) std::sort(v->begin(), v->end());
+            const size_t middle = ratios.size() / 2;
+            std::printf("| %s | %s | %s | %llu | %s | %.4f | %.4f | %.4f | %zu |\n", c.test.c_str(), c.name.c_str(), c.shape.c_str(), static_cast<unsigned long long>(calls / ratios.size()),
+                        trace ? "--profile --trace" : "--profile", times[0][middle] * 1e3, times[1][middle] * 1e3, ratios[middle], ratios.size());
+            std::fflush(stdout);
+        }
 }
 
 void compare(const std::string& before, const std::string& after) {

@@ -45,6 +45,10 @@ class Table {
     bool begun_ = false;
 };
 
+// What --profile and --trace cost: each case without and with them in turn, in this process (two processes differ by more than that: where
+// their memory lies). A table on stdout: medians, and the median ratio of the pairs.
+void report_overhead(const std::vector<Case>& cases, double seconds);
+
 // Two files of -o json or jsonl: a row for each case both have, with the ratio of their medians.
 void compare(const std::string& before, const std::string& after);
 

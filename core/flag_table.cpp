@@ -10,6 +10,8 @@ std::span<const FlagSpec> flag_table() {
         {"verbose", FlagSpec::boolean, "false", "", "say more on stderr", 'v'},
         {"quiet", FlagSpec::boolean, "false", "", "say nothing on stderr but errors and what other flags ask for", 'q'},
         {"print-config", FlagSpec::boolean, "false", "", "show every setting and where it came from, then stop"},
+        {"profile", FlagSpec::boolean, "false", "", "tables on stderr at the end: time by kernel, shape and stage, and memory (docs/profiling.md)"},
+        {"trace", FlagSpec::text, nullptr, "FILE", "write every op and stage as Chrome's JSON, which ui.perfetto.dev shows"},
 
         {"model", FlagSpec::text, nullptr, "DIR", "the model folder (docs/model-folder.md), or a language model's .gguf file", 'm', {"model-path"}},
         {"video", FlagSpec::text, nullptr, "FILE", "a video, a GIF or a folder of frames"},

@@ -78,7 +78,7 @@ bool parse_boolean(const std::string& text, bool& out) {
 
 Flags::Flags(std::string program, std::string usage, std::vector<const char*> accepted, size_t most_positionals)
     : program_(std::move(program)), usage_(std::move(usage)), most_positionals_(most_positionals) {
-    for (const char* name : {"help", "version", "verbose", "quiet", "print-config"}) accepted.push_back(name);
+    for (const char* name : {"help", "version", "verbose", "quiet", "print-config", "profile", "trace"}) accepted.push_back(name);
     for (const FlagSpec& flag : flag_table())
         if (std::any_of(accepted.begin(), accepted.end(), [&](const char* a) { return std::string(a) == flag.name; })) accepted_.push_back(&flag);
     CHECK(accepted_.size() == accepted.size(), program_, " accepts a flag that is not in the table, or one twice");

@@ -27,7 +27,7 @@ std::span<const FlagSpec> flag_table();
 class Flags {
   public:
     // usage: the lines after "usage: " in --help. `accepted` are names from the table; common ones (help, version, verbose,
-    // quiet, print-config) need not be listed.
+    // quiet, print-config, profile, trace) need not be listed.
     Flags(std::string program, std::string usage, std::vector<const char*> accepted, size_t most_positionals = 0);
 
     // Reads the command line and the environment. False when --help, --version or --print-config was answered on stdout.

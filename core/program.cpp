@@ -3,6 +3,7 @@
 #include <new>
 #include "core/cuda.h"
 #include "core/log.h"
+#include "core/profile.h"
 
 namespace merv {
 namespace {
@@ -17,7 +18,7 @@ int run_program(Flags& flags, int argc, const char* const* argv, const std::func
         int code = 0;
         if (flags.parse(argc, argv)) {
             set_log_level(flags.on("quiet") ? Level::quiet : flags.on("verbose") ? Level::verbose : Level::normal);
-            code = body();
+            code = profile::run(flags, body);
         }
         if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail(Exit::runtime, "stdout cannot be written; is the disk full?");
         return code;

@@ -17,6 +17,7 @@ extern "C" {
 #include <filesystem>
 #include <mutex>
 #include "core/log.h"
+#include "core/profile.h"
 #include "data/image.h"
 
 namespace merv {
@@ -568,6 +569,7 @@ Clip take(const std::string& path, Source& source, int64_t total, double fps, do
 
 Clip read_clip(const std::string& path, int frames, const ClipRange& range) {
     CHECK(frames > 0, "read_clip: ", frames, " frames");
+    const profile::Range stage("decode video");
     const bool bounded = given(range.start) || given(range.end);
     if (std::error_code ignored; std::filesystem::is_directory(path, ignored)) {
         if (range.frames_fps && !(*range.frames_fps > 0 && std::isfinite(*range.frames_fps)))
@@ -587,6 +589,7 @@ Clip read_clip(const std::string& path, int frames, const ClipRange& range) {
 
 Clip still_clip(const std::string& path, int frames) {
     CHECK(frames > 0, "still_clip: ", frames, " frames");
+    const profile::Range stage("decode image");
     MemTag tag("frames");
     const Tensor image = read_image(path);
     Clip clip;

@@ -6,6 +6,7 @@
 #include "core/storage.h"
 #include "kernels/cpu.h"
 #include "kernels/emu/mode.h"
+#include "kernels/work.h"
 
 namespace merv::kernels {
 
@@ -25,6 +26,6 @@ template <class Args> void run_on_gpu(const Args& a) {
         case emu::Mode::counted: return emu_counted::run(a);
     }
 }
-template <class Args> void run(const Args& a) { current_device() == Device::cpu ? cpu::run(a) : run_on_gpu(a); }
+template <class Args> void run(const Args& a) { profiled(a, current_device(), [&] { current_device() == Device::cpu ? cpu::run(a) : run_on_gpu(a); }); }
 
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include "core/profile.h"
 #include "core/tensor.h"
 
 #ifdef __CUDACC__
@@ -29,11 +30,7 @@ namespace merv::kernels {
 
 namespace MERV_GPU { template <class Args> void run(const Args&); }
 
-// What an ideal kernel would move and compute: what a profile and the emulator's counters compare a launch with.
-struct Work {
-    const char* name;
-    double bytes = 0, flops = 0;
-};
+using merv::Work;
 struct Grid {
     dim3 grid, block;
     size_t smem = 0;                            // bytes of dynamic shared memory
@@ -51,6 +48,7 @@ struct LaunchSite {
     LaunchSite(Work w, const char* f = __builtin_FILE(), int l = __builtin_LINE()) : work(w), file(f), line(l) {}
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
+    profile::count_launch();
     const LaunchPlace place{at.work.name, at.file, at.line};
     if (g.smem > 48 * 1024) launched(place, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.smem)));
     cudaLaunchConfig_t c{};
@@ -134,6 +132,7 @@ template <class... P> struct KernelCall {
     }
 };
 template <class... P, class... A> void launch(LaunchSite at, Grid g, void (*kernel)(P...), A&&... arguments) {
+    profile::count_launch();
     KernelCall<P...> call{kernel, {P(std::forward<A>(arguments))...}};
     auto run = [=]() mutable {
         emu::run({at.work.name, at.work.bytes, at.work.flops, at.site, g.grid, g.block, g.smem, emu::Mode::MERV_EMU_MODE, KernelCall<P...>::run, &call, sizeof call, reinterpret_cast<const void*>(kernel), g.cluster});

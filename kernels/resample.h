@@ -4,6 +4,7 @@
 #include <vector>
 #include "core/tensor.h"
 #include "kernels/cpu.h"
+#include "kernels/work.h"
 
 namespace merv::kernels {
 
@@ -19,6 +20,6 @@ struct Resample {
     Tensor y, x;                                // out (F, h, w, 3); (F, H, W, 3) u8
     const ResampleAxis *rows = nullptr, *columns = nullptr;     // to h and to w; null: that side stays as it is
 };
-inline void resample(const Resample& a) { cpu::run(a); }
+inline void resample(const Resample& a) { profiled(a, Device::cpu, [&] { cpu::run(a); }); }
 
 }

@@ -50,7 +50,8 @@ Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
     CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),
           "llama: input ", embeds, " at position ", cache.length, " of ", cache.capacity());
     Tensor x = embeds.reshape({1, embeds.dim(0), embeds.dim(1)});                                       // (1, N, C)
-    for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, cache.cos, cache.sin, &cache, i);
+    const profile::Range range(embeds.dim(0) > 1 ? "prefill" : "decode");
+    for (size_t i = 0; i < layers.size(); i++) { const profile::Range layer("unit"); x = layers[i](x, cache.cos, cache.sin, &cache, i); }
     cache.length += embeds.dim(0);
     return x.reshape(embeds.shape());
 }
@@ -74,6 +75,7 @@ Tensor Llama::loss(const Tensor& hidden, std::span<const int32_t> labels, int64_
 }
 
 Tensor Llama::logits(const Tensor& hidden) const {
+    const profile::Range range("logits");
     // never rounded to bf16: equal logits would make the choice of a token arbitrary
     return nn::linear(nn::convert(norm(hidden), DType::f32), lm_head ? lm_head.weight : embed_tokens, {});      // (N, V)
 }
@@ -104,6 +106,7 @@ std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
 }
 
 std::vector<int32_t> generate(const Llama& llm, KvCache& cache, Tensor logits, const GenerateOptions& o, const std::function<bool(int32_t)>& on_token) {
+    const profile::Range range("generate");
     std::vector<int32_t> ids;
     while (int64_t(ids.size()) < o.max_tokens) {
         const int32_t id = sample(to_floats(logits), o.sampling, ids.size());

@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "core/profile.h"
 #include "models/gguf_model.h"
 
 namespace merv {
@@ -261,6 +262,7 @@ Merv build(const MervParts& parts) {
 }
 
 LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
+    const profile::Range range("load");
     if (is_gguf(folder)) return load_gguf(folder, options);
     require_folder(folder, "give a MERV folder (docs/model-folder.md)");
     LoadedModel loaded;

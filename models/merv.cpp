@@ -101,6 +101,8 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
     const Resize strategy = config.image_resize_strategy == "resize-crop" ? Resize::crop : config.image_resize_strategy == "letterbox" ? Resize::letterbox : Resize::naive;
     for (size_t i = 0; i < encoders.size(); i++) {
         const Encoder& e = encoders[i];
+        const profile::Range encoder(e.name);
+        profile::Range stage("pixels");
         Timer preparing;
         std::vector<int32_t> grid, distinct, back;                  // source frame of each frame shown; the different ones; where in those
         const int stride = int(clip.grid.size()) / e.frames;
@@ -131,6 +133,7 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
             watch("pixels." + e.name, shown.values, preparing.ms(), "data/transform.cpp");
         }
 
+        stage.next("encode");
         Timer encoding;
         Tensor features = e.features(shown);                                                    // (F or distinct, N, C)
         visual.frames_encoded.push_back(shown.values.dim(0));
@@ -141,10 +144,12 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
         watch("features." + e.name, features.reshape({features.dim(0) * features.dim(1), features.dim(2)}), encoding.ms(),
               std::holds_alternative<Vit>(e.model) ? "models/vit.cpp" : "models/vivit.cpp");
 
+        stage.next("pool and project");
         Timer projecting;
         projected.push_back(projectors[i](features));                                           // (L, D), Eq. 1
         watch("projected." + e.name, projected.back(), projecting.ms(), "models/merv.cpp");
     }
+    const profile::Range fuse("fuse");
     Timer fusing;
     if (fusion.query && projected.size() > 1) {
         for (Tensor& x : projected) x = x.reshape({1, x.dim(0), x.dim(1)});

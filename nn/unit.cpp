@@ -52,6 +52,7 @@ Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x)
 }
 
 Tensor run_unit(const Tensor& x, const std::function<Tensor(const Tensor&)>& f) {
+    const profile::Range range("unit");
     if (!recording() || policy == Recompute::none) return f(x);
     if (policy == Recompute::full) return recompute(f, x);
     std::vector<Refill> refills;

@@ -1,7 +1,8 @@
 // A unit is a ViT block, a ViViT layer, a LLaMA layer: what a model runs through run_unit(). What the tape keeps of a unit
-// between its forward and its backward is the caller's choice; the gradients have the same bits with each.
+// between its forward and its backward is the caller's choice; the gradients have the same bits with each. A profile shows units as ranges.
 #pragma once
 #include "core/autograd.h"
+#include "core/profile.h"
 
 namespace merv::nn {
 

@@ -1,0 +1,184 @@
+#include "core/profile.h"
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include "core/check.h"
+
+namespace merv::profile {
+
+std::atomic<bool> enabled = false;
+Peaks (*measure_peaks)() = nullptr;
+
+namespace {
+
+int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+struct Key {
+    const char* name;
+    Dims shape;
+    DType dtype, multiply;
+    Device device;
+    bool operator==(const Key&) const = default;
+};
+struct HashKey {
+    size_t operator()(const Key& k) const {
+        size_t h = reinterpret_cast<size_t>(k.name) ^ size_t(k.dtype) << 8 ^ size_t(k.multiply) << 12 ^ size_t(k.device) << 16;
+        for (int64_t d : k.shape) h = (h ^ size_t(d)) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
+        return h;
+    }
+};
+
+struct Frame {
+    bool op;
+    int session;                                // of Recorder; frames that outlive theirs are not recorded
+    uint32_t id;                                // of a stage
+    const OpCall* call;
+    int64_t begin, inside = 0, ops = 0;         // inside: ns of the frames in it; ops: of the ops in it, at any depth
+};
+thread_local std::vector<Frame> stack;
+std::atomic<int> threads = 0;
+int track() {
+    thread_local const int id = ++threads;
+    return id;
+}
+
+// All that is recorded, behind one lock. A frame costs 0.1 us, half of it the two readings of the clock (docs/profiling.md).
+struct Recorder {
+    std::mutex mutex;
+    Options options;
+    Results r;
+    std::unordered_map<Key, uint32_t, HashKey> rows;
+    std::vector<std::vector<uint32_t>> children{{}};            // of each stage, by 1 + its index; [0]: the outermost
+    std::atomic<DeviceTimer*> timer = nullptr;
+    std::atomic<Device> timed = Device::cuda;
+    std::atomic<int> session = 0;
+    int64_t memory_seen = 0;
+    int ended = 0;
+
+    uint32_t row(const OpCall& c) {
+        const auto [at, fresh] = rows.try_emplace({c.work.name, c.shape, c.dtype, c.multiply, c.device}, uint32_t(r.ops.size()));
+        if (fresh) r.ops.push_back({{{c.work.name}, c.shape, c.dtype, c.multiply, c.device}});
+        return at->second;
+    }
+    uint32_t stage(std::string_view name) {
+        int parent = -1;
+        for (const Frame& f : stack) if (!f.op && f.session == session) parent = int(f.id);
+        for (uint32_t s : children[size_t(parent + 1)]) if (r.stages[s].name == name) return s;
+        const uint32_t fresh = uint32_t(r.stages.size());
+        r.stages.emplace_back().name = name, r.stages.back().parent = parent;
+        children[size_t(parent + 1)].push_back(fresh), children.emplace_back();
+        return fresh;
+    }
+    void event(const Results::Event& e) {
+        if (!options.trace) return;
+        if (r.events.size() < options.most_events * (e.op ? 1 : 2)) r.events.push_back(e);
+        else (e.op ? r.ops_left_out : r.ranges_left_out)++;
+    }
+    void sample_memory(int64_t at) {
+        if (!options.trace || at - memory_seen < options.memory_every_ns) return;
+        memory_seen = at;
+        auto held = memory_by_tag();
+        if (!r.memory_at.empty() && r.memory_at.back().second == held) return;
+        if (r.memory_at.size() < options.most_events / 4) r.memory_at.emplace_back(at, std::move(held));
+        else r.memory_left_out++;
+    }
+    void close(int64_t end) {                   // the thread's innermost frame
+        Frame f = stack.back();
+        stack.pop_back();
+        if (f.session != session) return;
+        const int64_t ns = end - f.begin;
+        if (f.op) {
+            OpTotal& o = r.ops[f.id = row(*f.call)];
+            o.calls++, o.ns += ns - f.inside, o.work.bytes += f.call->work.bytes, o.work.flops += f.call->work.flops;
+        } else r.stages[f.id].calls++, r.stages[f.id].ns += ns, r.stages[f.id].op_ns += f.ops;
+        const int64_t ops = f.op ? ns : f.ops;
+        if (stack.empty() || stack.back().session != session) r.total_ns += ns, r.op_ns += ops;
+        else stack.back().inside += ns, stack.back().ops += ops;
+        event({f.begin, ns, f.id, track(), f.op});
+    }
+    void take(const std::vector<DeviceTimer::Interval>& intervals) {
+        for (const auto& i : intervals) {
+            const auto [at, fresh] = r.streams.try_emplace(i.stream, StreamTotal{i.begin, i.begin});
+            StreamTotal& s = at->second;
+            const int64_t begin = std::max(i.begin, s.end), end = std::max(i.end, begin);      // clocks of events overlap by their rounding
+            s.longest_gap = std::max(s.longest_gap, begin - s.end);
+            s.busy += end - begin, s.end = end;
+            r.ops[i.row].device_calls++, r.ops[i.row].device_ns += end - begin;
+            event({begin, end - begin, i.row, Results::kStreams + i.stream, true});
+        }
+    }
+};
+Recorder& recorder() {
+    static Recorder* r = new Recorder;          // never destroyed: frames may outlive static destructors
+    return *r;
+}
+
+}
+
+void Range::begin(std::string_view name) {
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    const uint32_t id = p.stage(name);
+    p.sample_memory(now());
+    stack.push_back({false, p.session, id, nullptr, now()});        // what recording takes belongs to the range outside
+    open_ = true;
+}
+void Range::end() {
+    if (!open_) return;
+    const int64_t at = now();
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    p.close(at);
+    p.sample_memory(at);
+    open_ = false;
+}
+
+// One lock per op, at its end; another at its beginning only where a device is to know its row.
+Op::Op(const OpCall& call) : row_(0) {
+    Recorder& p = recorder();
+    timed_ = p.timer && call.device == p.timed;
+    stack.push_back({true, p.session, 0, &call, now()});
+    if (!timed_) return;
+    const std::lock_guard lock(p.mutex);
+    p.timer.load()->begin(row_ = p.row(call), call.work.name);
+}
+Op::~Op() {
+    if (timed_) recorder().timer.load()->end(row_);
+    const int64_t end = now();
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    p.close(end);
+    if (timed_ && ++p.ended % 64 == 0) p.take(p.timer.load()->finished(false));       // before the ring is full
+}
+
+namespace { std::atomic<uint64_t> launches = 0; }
+void count_launch() { if (on()) launches++; }
+
+void use(DeviceTimer* timer, Device device) {
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    p.timer = timer, p.timed = device;
+}
+
+void start(const Options& options) {
+    CHECK(stack.empty(), "profile: starts inside a range");
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    p.options = options, p.r = {}, p.rows.clear(), p.children = {{}}, p.memory_seen = 0;
+    p.r.began = now();
+    p.session++, launches = 0;
+    enabled = true;
+}
+Results stop() {
+    enabled = false;
+    Recorder& p = recorder();
+    const std::lock_guard lock(p.mutex);
+    if (DeviceTimer* t = p.timer) p.take(t->finished(true)), p.r.device_peaks = t->peaks();
+    p.session++;
+    p.r.launches = launches, p.r.memory = peak_memory_by_tag();
+    return std::exchange(p.r, {});
+}
+
+}
