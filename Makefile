@@ -65,7 +65,7 @@ deps: ; $(call install_packages,$(PACKAGES))
 deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
 
 test: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS)
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS) $(CUDA_TESTS:%/all=%/faults)
 	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS)') CUDA_TESTS=$(CUDA_TESTS) tests/run.sh $(B)/tests/all $(ARGS)
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
@@ -134,6 +134,17 @@ EMU_CUDA     := checked
 CUDA_OBJECTS  = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp kernels/emu/runtime/*.cpp)) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 $(H)/tests/all: $(patsubst %.cpp,$(B)/%.o,$(filter-out tests/main.cpp,$(TESTS))) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(HOST_OBJECTS) $(CUDA_OBJECTS) $(B)/libmerv.a ; $(link)
 $(call programs,$(H),$(CUDA_OBJECTS))
+# The engine's host code with mistakes in it, one of which a run chooses (tests/host/faults)
+F       := $(H)/faulty
+FAULTY  := $(sort $(shell sed -n 's/^[^\#].* @ [^@]* @ [^@]* @ \([^ ]*\) @ .*/\1/p' tests/host/faults/faults.txt))
+FAULTY_OBJECTS := $(patsubst %.cpp,$(F)/%.o,$(filter %.cpp,$(FAULTY))) $(patsubst %.cu,$(F)/%.o,$(filter %.cu,$(FAULTY)))
+$(F)/faults.h: tests/host/faults/seed.sh tests/host/faults/faults.txt $(FAULTY) ; @rm -rf $(F) ; mkdir -p $(F) ; tests/host/faults/seed.sh tests/host/faults/faults.txt $(F)
+$(FAULTY_OBJECTS) $(F)/tests.o: $(F)/faults.h
+$(F)/%.o: %.cpp ; @echo "$< (with faults)" ; $(CXX) -I$(F) $(CXXFLAGS) -O1 -isystem $(CUDA_HOME)/include $(if $(filter $(SEEN),$<),-fsanitize=thread) -c $(F)/$< -o $@ \
+	$(if $(filter $(SEEN),$<),&& objcopy $(foreach f,memcpy memmove memset,--redefine-sym $f=merv_host_$f) $@)
+$(F)/%.o: %.cu ; @echo "$< (with faults)" ; $(CXX) -I$(F) $(EMU_FLAGS) $(checked.flags) -O0 -DMERV_GPU=cuda -DMERV_EMULATED_RUNTIME -DMERV_EMU_MODE=checked -c $(F)/$< -o $@
+$(F)/tests.o: tests/host/faults/faults.cpp ; @echo "$<" ; $(CXX) -I$(F) $(CXXFLAGS) -O1 -DDOCTEST_CONFIG_NO_POSIX_SIGNALS -isystem $(CUDA_HOME)/include -c $< -o $@
+$(H)/tests/faults: $(FAULTY_OBJECTS) $(F)/tests.o $(H)/obj/tests/main.o $(filter-out $(FAULTY_OBJECTS:$(F)/%=$(H)/obj/%),$(CUDA_OBJECTS)) $(B)/libmerv.a ; $(link)
 emu-cuda: $(BIN:$(B)/bin/%=$(H)/bin/%)
 # For a card: make CUDA=1, into build/cuda. The same objects, with the kernels by nvcc and CUDA's own libraries.
 C          := $(B)/cuda

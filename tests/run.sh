@@ -25,13 +25,14 @@ export -f one
 without=${WITHOUT:-}
 cuda=${CUDA_TESTS:-}
 cases() { "$all" -c "$@" | awk 'END { print $NF }'; }
-host_cases=$(cat tests/host/*.cpp | grep -c '^TEST_CASE')
+host_cases=$(cat tests/host/*.cpp tests/host/faults/*.cpp | grep -c '^TEST_CASE')
 {
     grep -l '^TEST_CASE' tests/cases/*.cpp tests/*.cpp | grep -vxF "${without// /$'\n'}" | xargs ls -S | sed "s|^|$all |"
     if [ -n "$cuda" ]; then
         # other ops' kernels are the emulator's; all of them: $cuda -sf='*tests/cases/*'
         ls tests/host/*.cpp tests/cases/linear.cpp tests/cases/loss.cpp | sed "s|^|$cuda |"
-        echo "$cuda tests/test_gradients.cpp *CUDA*"
+        echo "${cuda%/all}/faults tests/host/faults/faults.cpp"
+        for policy in late eager random:1 random:2; do echo "env:MERV_CUDA_POLICY=$policy $cuda tests/test_gradients.cpp *CUDA*"; done
     fi
 } | xargs -P "$(nproc)" -L 1 bash -c 'one "$@"' one
 expected=$(cases)                               # none may be lost between the processes

@@ -76,6 +76,7 @@ bool cublaslt_gemm(const Gemm& g) {
     const int64_t vector = 16 / size_of(g.type), y_vector = 16 / size_of(g.y_type);
     if (g.lda % vector || g.ldb % vector || g.N % y_vector) return false;       // then it has slow kernels at best
     if (g.gelu_tanh && g.z && g.N % 8) return false;        // of the auxiliary matrix
+    if (g.gelu_tanh && g.add) return false;     // it would be added before GELU
     if (!aligned(g.a) || !aligned(g.b) || !aligned(g.y) || !aligned(g.add) || !aligned(g.bias) || !aligned(g.z)) return false;
 
     const Descriptor product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);
