@@ -167,7 +167,12 @@ $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
-soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600 && $(MAKE) --no-print-directory soak-cuda
+# The emulated CUDA runtime: merv-micro checked under 22 policies, host faults under three; merv-tiny with kernels in fast mode
+soak-cuda: $(H)/tests/all $(H)/tests/faults
+	@for p in late eager $$(seq -f random:%g 20); do printf 'merv-micro, %s: ' $$p ; MERV_CUDA_POLICY=$$p $(H)/tests/all -tc='*merv-micro*' > $(H)/soak.log || { cat $(H)/soak.log ; exit 1 ; } ; tail -n 1 $(H)/soak.log ; done
+	@MERV_TEST_SOAK=1 $(H)/tests/faults
+	@$(MAKE) --no-print-directory H=$(B)/emu-cuda-fast EMU_CUDA=fast $(B)/emu-cuda-fast/tests/all && MERV_TEST_SOAK=1 $(B)/emu-cuda-fast/tests/all -tc='merv-tiny on a CUDA device*'
 
 CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
 PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.o,$(filter-out %_sm90.cu,$(GPU)))        # for cards that come later; and host code, which a cubin has none of
@@ -196,5 +201,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: soak-cuda cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

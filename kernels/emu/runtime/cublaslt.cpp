@@ -376,6 +376,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         if (const std::string why = check(get<Problem>(problem), get<Layout>(a), get<Layout>(b), get<Layout>(c), get<Layout>(d)); !why.empty()) return refuse(self, why, CUBLAS_STATUS_NOT_SUPPORTED);
         const Preference p = get<Preference>(preference);
         if (p.magic != kPreference) return refuse(self, "the preference was destroyed or never created");
+        if (const Epilogue e(get<Problem>(problem).epilogue); (e.bias && !get<Problem>(problem).bias) || (e.aux && !get<Problem>(problem).aux))
+            return refuse(self, "the bias is null, or the auxiliary matrix, whose alignment the heuristic looks at", CUBLAS_STATUS_NOT_SUPPORTED);
         Algorithm algorithm;
         std::copy_n(p.alignment, 4, algorithm.alignment);
         algorithm.workspace = std::min(p.workspace, kWorkspace);

@@ -153,7 +153,7 @@ void products() {
         {.type = half}, {.type = half, .y_type = half}, {.bias = true}, {.type = half, .y_type = half, .bias = true}, {.gelu = true}, {.bias = true, .gelu = true}, {.gelu = true, .z = true, .M = 8},
         {.type = half, .y_type = half, .bias = true, .gelu = true, .z = true}, {.add = Add::other}, {.add = Add::in_place}, {.type = half, .add = Add::in_place}, {.type = half, .y_type = half, .bias = true, .add = Add::other}, {.shift = 4},
     };
-    for (const Product& p : all) expect(RunningProduct(p).is_right(), "product: " + name_of(p));
+    for (int round = 0; round < 2; round++) for (const Product& p : all) expect(RunningProduct(p, uint64_t(round)).is_right(), "product: " + name_of(p));
     for (const Product& p : {Product{.gap_a = 1}, {.gap_b = 2}, {.N = 18}, {.gelu = true, .z = true, .N = 12}, {.shift = 1}, {.gelu = true, .add = Add::other}}) expect(RunningProduct(p).is_untouched(), "refused product: " + name_of(p));
     // Two at once in two streams
     const Stream side;
