@@ -4,7 +4,7 @@
 # make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
 # make CUDA=1     the programs for a card, into build/cuda/bin
 # make emu-cuda   the programs with --device cuda on an emulated CUDA runtime (CUDA_HOME=/usr/local/cuda has its headers)
-# make bench | bench-peers | size | format | soak | clean
+# make bench | bench-peers | size | format | soak | soak-cuda | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
 comma := ,

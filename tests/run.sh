@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests, a process for each source file (large ones first), as many at once as there are cores; the last line counts the test cases.
-# CUDA_TESTS=BINARY, a build with the CUDA backend, also runs the tests of tests/host, and products, losses and merv-micro on its CUDA device; without it they count as skipped.
+# CUDA_TESTS=BINARY, a build with the CUDA backend, also runs the tests of tests/host (with `faults` beside it), and products, losses and merv-micro on its CUDA device; without it they count as skipped.
 # WITHOUT="FILE ..": their cases are counted as skipped. With arguments (doctest's: -tc='chat*', -ltc, ...) one process runs what they choose.
 set -u
 all=$1

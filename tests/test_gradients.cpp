@@ -323,7 +323,8 @@ void expect_first_step(Merv& m, const Gradients& gradients, double norm) {
         nn::for_each_parameter(module, [&](const std::string& name, Tensor& t) {
             const auto found = gradients.find(prefix + name);
             if (found == gradients.end()) return;
-            const Tensor param = t.detach();
+            const Tensor param(t.shape(), t.dtype());       // t may lie in the file
+            param.copy_from(t.detach());
             steps.push_back({prefix + name, param, found->second, from_floats(to_floats(param), {param.numel()}), zeros({param.numel()}), zeros({param.numel()})});
             chunks += (param.numel() + kernels::kSumChunk - 1) / kernels::kSumChunk;
         });
