@@ -4,7 +4,7 @@
 # make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
 # make CUDA=1     the programs for a card, into build/cuda/bin
 # make emu-cuda   the programs with --device cuda on an emulated CUDA runtime (CUDA_HOME=/usr/local/cuda has its headers)
-# make bench | bench-peers | size | format | soak | clean
+# make bench | bench-peers | size | format | soak | soak-cuda | clean
 SAN   ?=
 FUZZ_SECONDS ?= 20
 comma := ,
@@ -65,7 +65,7 @@ deps: ; $(call install_packages,$(PACKAGES))
 deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
 
 test: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS)
+	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS) $(CUDA_TESTS:%/all=%/faults)
 	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS)') CUDA_TESTS=$(CUDA_TESTS) tests/run.sh $(B)/tests/all $(ARGS)
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
@@ -134,6 +134,17 @@ EMU_CUDA     := checked
 CUDA_OBJECTS  = $(patsubst %.cpp,$(H)/obj/%.o,$(wildcard kernels/cuda/host/*.cpp kernels/emu/runtime/*.cpp)) $(patsubst %.cu,$(H)/obj/%.o,$(wildcard kernels/cuda/*.cu))
 $(H)/tests/all: $(patsubst %.cpp,$(B)/%.o,$(filter-out tests/main.cpp,$(TESTS))) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(HOST_OBJECTS) $(CUDA_OBJECTS) $(B)/libmerv.a ; $(link)
 $(call programs,$(H),$(CUDA_OBJECTS))
+# The engine's host code with mistakes in it, one of which a run chooses (tests/host/faults)
+F       := $(H)/faulty
+FAULTY  := $(sort $(shell sed -n 's/^[^\#].* @ [^@]* @ [^@]* @ \([^ ]*\) @ .*/\1/p' tests/host/faults/faults.txt))
+FAULTY_OBJECTS := $(patsubst %.cpp,$(F)/%.o,$(filter %.cpp,$(FAULTY))) $(patsubst %.cu,$(F)/%.o,$(filter %.cu,$(FAULTY)))
+$(F)/faults.h: tests/host/faults/seed.sh tests/host/faults/faults.txt $(FAULTY) ; @rm -rf $(F) ; mkdir -p $(F) ; tests/host/faults/seed.sh tests/host/faults/faults.txt $(F)
+$(FAULTY_OBJECTS) $(F)/tests.o: $(F)/faults.h
+$(F)/%.o: %.cpp ; @echo "$< (with faults)" ; $(CXX) -I$(F) $(CXXFLAGS) -O1 -isystem $(CUDA_HOME)/include $(if $(filter $(SEEN),$<),-fsanitize=thread) -c $(F)/$< -o $@ \
+	$(if $(filter $(SEEN),$<),&& objcopy $(foreach f,memcpy memmove memset,--redefine-sym $f=merv_host_$f) $@)
+$(F)/%.o: %.cu ; @echo "$< (with faults)" ; $(CXX) -I$(F) $(EMU_FLAGS) $(checked.flags) -O0 -DMERV_GPU=cuda -DMERV_EMULATED_RUNTIME -DMERV_EMU_MODE=checked -c $(F)/$< -o $@
+$(F)/tests.o: tests/host/faults/faults.cpp ; @echo "$<" ; $(CXX) -I$(F) $(CXXFLAGS) -O1 -DDOCTEST_CONFIG_NO_POSIX_SIGNALS -isystem $(CUDA_HOME)/include -c $< -o $@
+$(H)/tests/faults: $(FAULTY_OBJECTS) $(F)/tests.o $(H)/obj/tests/main.o $(filter-out $(FAULTY_OBJECTS:$(F)/%=$(H)/obj/%),$(CUDA_OBJECTS)) $(B)/libmerv.a ; $(link)
 emu-cuda: $(BIN:$(B)/bin/%=$(H)/bin/%)
 # For a card: make CUDA=1, into build/cuda. The same objects, with the kernels by nvcc and CUDA's own libraries.
 C          := $(B)/cuda
@@ -156,7 +167,12 @@ $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
-soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600 && $(MAKE) --no-print-directory soak-cuda
+# The emulated CUDA runtime: merv-micro checked under 22 policies, host faults under three; merv-tiny with kernels in fast mode
+soak-cuda: $(H)/tests/all $(H)/tests/faults
+	@for p in late eager $$(seq -f random:%g 20); do printf 'merv-micro, %s: ' $$p ; MERV_CUDA_POLICY=$$p $(H)/tests/all -tc='*merv-micro*' > $(H)/soak.log || { cat $(H)/soak.log ; exit 1 ; } ; tail -n 1 $(H)/soak.log ; done
+	@MERV_TEST_SOAK=1 $(H)/tests/faults
+	@$(MAKE) --no-print-directory H=$(B)/emu-cuda-fast EMU_CUDA=fast $(B)/emu-cuda-fast/tests/all && MERV_TEST_SOAK=1 $(B)/emu-cuda-fast/tests/all -tc='merv-tiny on a CUDA device*'
 
 CUBINS := $(filter-out $(B)/cuda/sm_80/%_sm90.cubin,$(foreach a,80 90a,$(patsubst %.cu,$(B)/cuda/sm_$(a)/%.cubin,$(GPU) $(wildcard tests/cuda/*.cu))))
 PTX    := $(patsubst %.cu,$(B)/cuda/compute_90/%.o,$(filter-out %_sm90.cu,$(GPU)))        # for cards that come later; and host code, which a cubin has none of
@@ -185,5 +201,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: soak-cuda cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

@@ -15,7 +15,7 @@ std::map<uintptr_t, Mapped>& blocks() {         // by their ends, rounded up to 
     static auto* all = new std::map<uintptr_t, Mapped>;     // never destroyed: tensors may outlive static destructors
     return *all;
 }
-thread_local const Block* last;
+thread_local const Block* recent[64];            // by page
 thread_local uint64_t last_change;
 uint64_t changes;
 
@@ -59,9 +59,10 @@ void release(void* p) {
 }
 
 const Block* near(uintptr_t a) {
+    const Block*& last = recent[a / kPage % 64];
     if (last && last_change == changes && a >= last->begin && a < last->end) return last;
     const std::lock_guard lock(mutex);
-    last_change = changes;
+    if (last_change != changes) std::fill_n(recent, 64, nullptr), last_change = changes;
     auto at = blocks().upper_bound(a);
     if (at != blocks().end() && a + kPage >= at->second.begin) return last = &at->second;
     if (at != blocks().begin() && (--at, a < at->second.end + kPage)) return last = &at->second;

@@ -78,6 +78,11 @@ struct Golden {
         const double allowed = kernels::cpu::isa() == kernels::cpu::Isa::portable ? 2.5 * std::sqrt(2.0) : 2.5;
         return allowed * (norm < error ? noise : std::max(error, norm * std::sqrt(errors / norms))) + 0x1p-24 * norm;      // and the golden numbers' own rounding
     }
+    double norm(const std::string& model) const {       // of all its gradients together
+        double squares = 0;
+        for (const auto& [key, entry] : file->entries()) if (key.starts_with(model + "/")) squares += std::pow(double(file->tensor(key).data<float>()[0]), 2);
+        return std::sqrt(squares);
+    }
     // Prints the gradient that comes nearest to its limit. Every golden gradient must have ours, and ours a golden one.
     void expect(const std::string& model, const Gradients& ours, bool half = false) const {
         double worst = 0, error = 0, bound = 0;
@@ -306,8 +311,59 @@ TEST_CASE("gradients: merv-tiny on a clip, every parameter of every part, from t
     golden.expect("merv-tiny", first);
 }
 
-// The whole of MERV through the GPU kernels, every access checked: PyTorch's tokens, loss and gradients (tests/golden/micro.py)
-TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUDA device, and its tokens") {
+namespace {
+
+// The first step of AdamW on every parameter, as a trainer takes it: the gradients' norm is clipped to half of what PyTorch's have, and the host waits
+// for nothing meanwhile. What it leaves is the formula's in double, of the same gradients.
+void expect_first_step(Merv& m, const Gradients& gradients, double norm) {
+    struct Step { std::string name; Tensor param, grad, master, m, v; };
+    std::vector<Step> steps;
+    int64_t chunks = 0;
+    each_part(m, [&](auto& module, const std::string& prefix) {
+        nn::for_each_parameter(module, [&](const std::string& name, Tensor& t) {
+            const auto found = gradients.find(prefix + name);
+            if (found == gradients.end()) return;
+            const Tensor param(t.shape(), t.dtype());       // t may lie in the file
+            param.copy_from(t.detach());
+            steps.push_back({prefix + name, param, found->second, from_floats(to_floats(param), {param.numel()}), zeros({param.numel()}), zeros({param.numel()})});
+            chunks += (param.numel() + kernels::kSumChunk - 1) / kernels::kSumChunk;
+        });
+    });
+    EXPECT_EQ(steps.size(), gradients.size());
+    std::vector<std::vector<float>> before;
+    for (const Step& s : steps) before.push_back(to_floats(s.master));
+    const Tensor sums({chunks}), factor({1});
+    int64_t chunk = 0;
+    for (const Step& s : steps) {
+        const int64_t end = chunk + (s.grad.numel() + kernels::kSumChunk - 1) / kernels::kSumChunk;
+        kernels::chunk_sums({.sums = sums.slice(chunk, end), .x = s.grad, .squares = true});
+        chunk = end;
+    }
+    const double lr = 0.01, decay = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+    kernels::clip_factor({.factor = factor, .sums = sums, .limit = norm / 2});
+    for (const Step& s : steps) kernels::adamw({.master = s.master, .m = s.m, .v = s.v, .param = s.param, .grad = s.grad, .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .decay = decay, .clip = factor});
+    const double clip = double(to_floats(factor)[0]);
+    EXPECT_LE(std::fabs(clip - 0.5), 1e-4);
+    for (size_t i = 0; i < steps.size(); i++) {
+        const Step& s = steps[i];
+        const std::vector<float> grad = to_floats(s.grad), p = to_floats(s.master), m1 = to_floats(s.m), m2 = to_floats(s.v), rounded = to_floats(s.param);
+        size_t wrong = 0;
+        for (size_t k = 0; k < p.size(); k++) {
+            const double g = clip * double(grad[k]), old = double(before[i][k]);
+            const double want = old * (1 - lr * decay) - lr * g / (std::fabs(g) + eps);        // m / (1 - beta1) is g, and v / (1 - beta2) its square
+            const bool right = std::fabs(double(p[k]) - want) <= 0x1p-22 * std::fabs(old) + 1e-6 * lr && std::fabs(double(m1[k]) - (1 - beta1) * g) <= 0x1p-21 * std::fabs(g) &&
+                               std::fabs(double(m2[k]) - (1 - beta2) * g * g) <= 0x1p-20 * g * g + 1e-44;
+            wrong += !right || rounded[k] != (s.param.dtype() == DType::bf16 ? float(bf16(p[k])) : p[k]);
+        }
+        EXPECT_MESSAGE(wrong == 0, s.name, ": ", wrong, " of ", p.size(), " values of the first step are not AdamW's");
+    }
+}
+
+}
+
+// The whole of MERV through the GPU kernels, every access checked: PyTorch's tokens, loss and gradients (tests/golden/micro.py), and a step of AdamW.
+// tests/run.sh runs it with several policies of the emulated CUDA runtime.
+TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUDA device, its tokens and a step of AdamW") {
     const Golden golden{SafeTensors::open(merv::test::golden("micro.safetensors"))};
     Clip clip;
     clip.frames = golden.file->tensor("clip");
@@ -318,17 +374,16 @@ TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUD
         const OnDevice on(device);
         LoadedModel loaded = load_model(merv::test::golden("merv-micro"), {.dtype = DType::f32});
         Merv& m = loaded.merv;
+        each_part(m, [](auto& module, const std::string&) { train(module); });
+        const Visual visual = m.see(clip, {});
         {
             const NoGrad inference;
-            const Visual visual = m.see(clip, {});
             const std::vector<int32_t> prompt = golden.ints("prompt_tokens"), tokens = golden.ints("tokens");
             const Tensor embeds = m.splice(prompt, &visual);
             KvCache cache = m.llm.cache(embeds.dim(0) + int64_t(tokens.size()));
             const Tensor hidden = m.llm.forward(embeds, cache);
             EXPECT(generate(m.llm, cache, m.llm.logits(hidden.slice(hidden.dim(0) - 1, hidden.dim(0))), {.max_tokens = int64_t(tokens.size()), .sampling = {}, .stop = {}}) == tokens);
         }
-        each_part(m, [](auto& module, const std::string&) { train(module); });
-        const Visual visual = m.see(clip, {});
         const Merv::Sample sample{golden.ints("merv-micro.ids"), golden.ints("merv-micro.labels"), &visual};
         const Tensor loss = m.loss(std::span(&sample, 1));
         const float* want = golden.file->tensor("merv-micro.loss").data<float>();
@@ -337,6 +392,7 @@ TEST_CASE("gradients: merv-micro on the CPU and on the emulated GPU, or on a CUD
         Gradients all;
         each_part(m, [&](auto& module, const std::string& prefix) { all.merge(take_gradients(module, prefix)); });
         golden.expect("merv-micro", all);
+        expect_first_step(m, all, golden.norm("merv-micro"));
         EXPECT_EQ(runtime_reports(), 0);
     }
 }

@@ -1,9 +1,11 @@
 // The whole model, stage by stage, against PyTorch's run of the reference's classes: merv-tiny on two real clips and a still
 // image (tests/golden/make.py). Each golden file also holds how far PyTorch's f32 run was from its own f64 run.
 #include "tests/compare.h"
+#include "core/cuda.h"
 #include "core/log.h"
 #include "models/load.h"
 #include "models/prompt.h"
+#include "tests/runtime_reports.h"
 #include "weights/safetensors.h"
 
 using namespace merv;
@@ -86,6 +88,25 @@ TEST_CASE("merv-tiny on a still image equals PyTorch's run on 32 copies, encodin
     compare(tiny(), clip, "chelsea");
     NoGrad inference;
     EXPECT(tiny().see(clip, {}).frames_encoded == std::vector<int64_t>{16, 1, 32, 1});
+}
+
+// Half a minute of one core with kernels in fast mode on the emulated CUDA runtime, many more in checked mode; so only in `make soak`
+TEST_CASE("merv-tiny on a CUDA device: PyTorch's first twelve tokens" * doctest::skip(!std::getenv("MERV_TEST_SOAK"))) {
+    if (!has_cuda_backend()) return skip("no CUDA backend");
+    open_cuda(0);
+    const OnDevice on(Device::cuda);
+    const NoGrad inference;
+    const auto want = SafeTensors::open(golden("merv-tiny-expected/nasa_jwst.safetensors"));
+    const LoadedModel loaded = load_model(golden("merv-tiny"), {.dtype = DType::f32});
+    const Merv& m = loaded.merv;
+    const Visual visual = m.see(read_clip("data/samples/nasa_jwst.mp4", 32), {});
+    const Tensor prompt = want->tensor("prompt_tokens"), tokens = want->tensor("tokens");
+    const Tensor embeds = m.splice({prompt.data<int32_t>(), prompt.data<int32_t>() + prompt.numel()}, &visual);
+    KvCache cache = m.llm.cache(embeds.dim(0) + 12);
+    const Tensor hidden = m.llm.forward(embeds, cache);
+    const std::vector<int32_t> ours = generate(m.llm, cache, m.llm.logits(hidden.slice(hidden.dim(0) - 1, hidden.dim(0))), {.max_tokens = 12, .sampling = {}, .stop = {}});
+    EXPECT(ours == std::vector<int32_t>(tokens.data<int32_t>(), tokens.data<int32_t>() + 12));
+    EXPECT_EQ(runtime_reports(), 0);
 }
 
 TEST_CASE("LanguageBind's flip mirrors its pixels and nothing else") {

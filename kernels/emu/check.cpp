@@ -142,11 +142,10 @@ void begin_checks(Block& b) {
 void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as) {
     const Place p = place_of(address);
     if (p.kind == Place::stack || p.kind == Place::arguments || p.kind == Place::program) return;
-    const char* what = kind & kWrite ? "writes" : "reads";
     if (p.kind == Place::unknown || address < p.begin || address + bytes > p.end)
-        return report("ACCESS", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at ", describe(address), " at ", place_name(where)));
-    if (!as && bytes > 1 && bytes <= 16 && address % bytes) report("ALIGN", place_name(where), concat(name_of(*current), " ", what, " ", bytes, " bytes at an address that is no multiple of it, at ", place_name(where)));
-    if (p.owner && p.owner != current->block && p.owner->live == 0) report("CLUSTER", place_name(where), concat(name_of(*current), " ", what, " shared memory of a block that has exited, at ", place_name(where)));
+        return report("ACCESS", place_name(where), concat(name_of(*current), kind & kWrite ? " writes " : " reads ", bytes, " bytes at ", describe(address), " at ", place_name(where)));
+    if (!as && bytes > 1 && bytes <= 16 && address % bytes) report("ALIGN", place_name(where), concat(name_of(*current), kind & kWrite ? " writes " : " reads ", bytes, " bytes at an address that is no multiple of it, at ", place_name(where)));
+    if (p.owner && p.owner != current->block && p.owner->live == 0) report("CLUSTER", place_name(where), concat(name_of(*current), kind & kWrite ? " writes" : " reads", " shared memory of a block that has exited, at ", place_name(where)));
     if (p.kind == Place::global && hooks.global) hooks.global(address, bytes, kind & kWrite, where);
     check_cells(p, address, bytes, kind, as ? *as : record(kind, where));
 }
@@ -257,7 +256,7 @@ void synchronising(const void* p, size_t bytes, Semantics semantics, Site site) 
 
 static inline void saw(void* p, size_t bytes, unsigned kind, void* instruction) {
     using namespace merv::emu;
-    if (hooks.host ? hooks.host(uintptr_t(p), bytes, kind & kWrite, instruction) : !current) return;
+    if (!current || uintptr_t(__builtin_frame_address(0)) - uintptr_t(current->stack) >= kStack) return hooks.host(uintptr_t(p), bytes, kind & kWrite, instruction);      // not on a fiber
     if (uintptr_t(p) - uintptr_t(current->stack) >= kStack) see(uintptr_t(p), bytes, kind, where_is(instruction));
     else if (checking() && (current->registers_fenced || !current->in_flight.empty())) saw_registers(uintptr_t(p), bytes, instruction);
 }

@@ -21,10 +21,7 @@ void cp_async(void* shared, const void* global, int bytes, int valid, Site site)
     current->copies.push_back({static_cast<char*>(shared), static_cast<const char*>(global), bytes, valid, where});
 }
 
-void cp_async_commit() {
-    current->groups.push_back(std::move(current->copies));
-    current->copies.clear();
-}
+void cp_async_commit() { current->groups.push_back(std::exchange(current->copies, {})); }
 
 void cp_async_wait(int pending, Site) {
     while (int(current->groups.size()) > pending) {
@@ -38,8 +35,7 @@ void cp_async_wait(int pending, Site) {
 }
 
 void finish_copies(Thread& t) {
-    bool left = !t.copies.empty();
-    for (const auto& group : t.groups) left |= !group.empty();
+    const bool left = !t.copies.empty() || !std::ranges::all_of(t.groups, [](const auto& g) { return g.empty(); });
     if (left) report("ASYNC", "exit", concat(name_of(t), " exits before its cp.async were waited for"));
 }
 

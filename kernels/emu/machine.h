@@ -244,8 +244,8 @@ void prepare_place_names(const std::vector<uint32_t>& places);                  
 
 // ---- check.cpp; no-ops unless the launch is checked
 enum : unsigned { kRead = 0, kWrite = 1, kAtomic = 2, kCopy = 4 };
-struct Hooks { bool (*host)(uintptr_t, size_t, bool write, const void* instruction); void (*global)(uintptr_t, size_t, bool write, uint32_t where); };
-inline Hooks hooks;                             // of kernels/emu/runtime: sees host code's accesses, and says that they were; and kernels' to global memory
+struct Hooks { void (*host)(uintptr_t, size_t, bool write, const void* instruction), (*global)(uintptr_t, size_t, bool write, uint32_t where); };
+inline Hooks hooks{[](uintptr_t, size_t, bool, const void*) {}, nullptr};       // of kernels/emu/runtime: sees host code's accesses, and kernels' to global memory
 bool checking();
 void begin_checks(Block&);
 void access(uintptr_t address, size_t bytes, unsigned kind, uint32_t where, const Record* as = nullptr);     // as: an actor's record

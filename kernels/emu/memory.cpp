@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <link.h>
+#include <span>
 #include <sys/mman.h>
 #include <unistd.h>
 #include "core/emulated_memory.h"
@@ -18,13 +19,19 @@ namespace {
 using emulated_memory::kPage;
 constexpr int kNaN = 0xff;                      // every byte: NaN as f32 and as bf16, -1 as an integer
 
-struct Static { uintptr_t begin, end; std::string name, symbol; };
-std::vector<Static> statics;                    // kernels' __shared__ variables, by address
+struct Static { uintptr_t begin, end; std::string name, symbol, compilation; };
+std::vector<Static> all_statics;                // kernels' __shared__ variables, by compilation and address
+std::span<const Static> statics;                // of the launched kernel's compilation: each block has its own, and in a program of tests all of them take megabytes
 uintptr_t statics_begin, statics_end;
 std::map<uintptr_t, std::string> kernels;       // symbols by address
 struct Window { uintptr_t home; size_t bytes; uint32_t address; };
 std::vector<Window> windows;                    // shared addresses of static variables, this launch's
 
+// "emu_fast" of a function in merv::kernels::emu_fast, "4cuda" of one in merv::kernels::cuda (the emulated runtime), nothing of other functions
+std::string compilation_of(const std::string& symbol) {
+    const size_t at = std::min(symbol.find("emu_"), symbol.find("4cuda"));
+    return at == symbol.npos ? "" : symbol.substr(at, symbol.find_first_not_of("abcdefghijklmnopqrstuvwxyz_", at + 1) - at);
+}
 size_t whole(size_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 // Where its static shared memory is: only the running block's is in place.
 uintptr_t statics_of(const Block& b) { return &b == current->block ? statics_begin : uintptr_t(b.shared.statics.data()); }
@@ -45,7 +52,7 @@ Place shared_place(uintptr_t a, Block& b, uintptr_t base) {
 void find_statics() {
     static thread_local char here; static const char* found;    // each thread has static variables of its own
     if (std::exchange(found, &here) == &here) return;
-    statics.clear();
+    all_statics.clear();
     dl_phdr_info program{};
     dl_iterate_phdr([](dl_phdr_info* info, size_t, void* out) { *static_cast<dl_phdr_info*>(out) = *info; return 1; }, &program);       // it comes first
     const uintptr_t tls = uintptr_t(program.dlpi_tls_data);
@@ -57,33 +64,31 @@ void find_statics() {
     const char* bytes = static_cast<const char*>(image);
     const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes);
     const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes + header->e_shoff);
-    bool symbols = false;
     for (int i = 0; i < header->e_shnum; i++) {
         if (sections[i].sh_type != SHT_SYMTAB) continue;
-        symbols = true;
         const auto* s = reinterpret_cast<const ElfW(Sym)*>(bytes + sections[i].sh_offset);
         const char* names = bytes + sections[sections[i].sh_link].sh_offset;
         for (size_t k = 0; k < sections[i].sh_size / sizeof *s; k++) {
-            const char* name = names + s[k].st_name;        // a variable of a function in merv::kernels::emu_<mode>, or ::cuda for the emulated runtime
+            const char* name = names + s[k].st_name;
             const bool ours = std::strstr(name, "emu_") || std::strstr(name, "7kernels4cuda");
             if (ours && ELF64_ST_TYPE(s[k].st_info) == STT_FUNC) kernels[program.dlpi_addr + s[k].st_value] = name;
             if (ELF64_ST_TYPE(s[k].st_info) != STT_TLS || !s[k].st_size || std::strncmp(name, "_ZZ", 3) || !ours) continue;
-            int status;
-            char* readable = abi::__cxa_demangle(name, nullptr, nullptr, &status);
-            std::string full = readable ? readable : name;
-            std::free(readable);
-            statics.push_back({tls + s[k].st_value, tls + s[k].st_value + s[k].st_size, full.substr(full.rfind("::") == full.npos ? 0 : full.rfind("::") + 2), name});
+            const std::unique_ptr<char, void (*)(void*)> readable(abi::__cxa_demangle(name, nullptr, nullptr, nullptr), std::free);
+            const std::string full = readable ? readable.get() : name;
+            all_statics.push_back({tls + s[k].st_value, tls + s[k].st_value + s[k].st_size, full.substr(full.rfind("::") == full.npos ? 0 : full.rfind("::") + 2), name, compilation_of(name)});
         }
     }
     munmap(image, size_t(size));
-    if (!symbols) fail(Exit::runtime, "emulator: this program was stripped; without symbols shared memory cannot be found");
-    std::sort(statics.begin(), statics.end(), [](const Static& a, const Static& b) { return a.begin < b.begin; });
-    if (!statics.empty()) statics_begin = statics.front().begin, statics_end = statics.back().end;
+    if (kernels.empty()) fail(Exit::runtime, "emulator: this program was stripped; without symbols shared memory cannot be found");
+    std::sort(all_statics.begin(), all_statics.end(), [](const Static& a, const Static& b) { return std::tie(a.compilation, a.begin) < std::tie(b.compilation, b.begin); });
 }
 
 size_t static_bytes(const void* kernel) {
     windows.clear();
     const auto it = kernels.find(uintptr_t(kernel));
+    const auto its = std::ranges::equal_range(all_statics, it == kernels.end() ? "" : compilation_of(it->second), {}, &Static::compilation);
+    statics = {its.begin(), its.end()};
+    statics_begin = its.empty() ? 0 : its.front().begin, statics_end = its.empty() ? 0 : its.back().end;
     size_t sum = 0;
     if (it != kernels.end())                    // _ZN... is the kernel, _ZZN...E... a variable of it
         for (const Static& s : statics) if (s.symbol.compare(0, it->second.size() + 2, "_ZZ" + it->second.substr(2) + "E") == 0) sum += s.end - s.begin;
@@ -108,8 +113,8 @@ Place place_of(uintptr_t a) {
     for (Block* other : b.cluster->blocks)
         if (other != &b)
             if (const Place p = shared_place(a, *other, statics_of(*other)); p.kind) return p;
+    if (const uintptr_t begin = uintptr_t(&__executable_start), end = uintptr_t(&_end); a >= begin && a < end) return {Place::program, begin, end};      // threadIdx and its kin
     if (const emulated_memory::Block* g = emulated_memory::near(a)) return {Place::global, g->begin, g->end};
-    if (const uintptr_t begin = uintptr_t(&__executable_start), end = uintptr_t(&_end); a >= begin && a < end) return {Place::program, begin, end};
     return {Place::unknown, a, a};
 }
 

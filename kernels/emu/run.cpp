@@ -290,9 +290,7 @@ void spin(Site site) {
     wait_for(Wait::spin, site);
 }
 void spun() { happened++; }
-void fence() {
-    if (checking()) fence_clocks(*current);
-}
+void fence() { if (checking()) fence_clocks(*current); }
 void trap(const char* what, Site site) {
     report("TRAP", name_of(site), concat(what, ", by ", name_of(*current), " at ", name_of(site)));
     abandon();

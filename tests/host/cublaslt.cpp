@@ -73,6 +73,7 @@ struct Call {                                   // of cublasLtMatmul, with all t
     uint64_t promised_workspace = 0;            // to the heuristic; 0: as much as there is
     int attribute_bytes = 4;
     bool foreign_algorithm = false;
+    bool late_epilogue = false;                 // set when the heuristic has been asked
     cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
 };
 cublasStatus_t matmul(const Call& call, const Matrix& a, const Matrix& b, const Matrix& d) {
@@ -89,7 +90,7 @@ cublasStatus_t matmul(const Call& call, const Matrix& a, const Matrix& b, const 
     const int32_t trans[] = {call.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, call.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N};
     must(cublasLtMatmulDescSetAttribute(problem, CUBLASLT_MATMUL_DESC_TRANSA, &trans[0], size_t(call.attribute_bytes)));
     set(CUBLASLT_MATMUL_DESC_TRANSB, trans[1]);
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, call.epilogue);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, call.late_epilogue ? uint32_t(CUBLASLT_EPILOGUE_DEFAULT) : call.epilogue);
     set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, call.bias_type);
     if (call.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);
     if (call.aux) {
@@ -118,6 +119,7 @@ cublasStatus_t matmul(const Call& call, const Matrix& a, const Matrix& b, const 
     int found = 0;
     if (status == CUBLAS_STATUS_SUCCESS) must(cublasLtMatmulAlgoGetHeuristic(handle, problem, la, lb, ld, ld, &preference, 1, &result, &found));
     if (call.foreign_algorithm) result = {};
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, call.epilogue);
     if (status == CUBLAS_STATUS_SUCCESS)
         must(cublasLtMatmul(handle, problem, &call.alpha, a.data, la, b.data, lb, &call.beta, d.data, ld, d.data, ld, &result.algo, call.workspace, call.workspace_bytes, call.stream));
     for (const cublasLtMatrixLayout_t l : {la, lb, ld}) cublasLtMatrixLayoutDestroy(l);
@@ -212,7 +214,7 @@ TEST_CASE("emulated runtime: cublasLt computes its formula") {
 
 enum class Bug {
     none, not_transposed, not_transposed_square, swapped, swapped_square, short_ld, no_bias_pointer, unknown_epilogue, bias_type, bias_too_short, bias_forgotten, no_aux_ld, odd_aux_ld,
-    small_workspace, shared_workspace, workspace_on_host, operand_on_host, less_aligned, foreign_algorithm, attribute_size, other_types, no_c, operand_too_small, output_too_small,
+    small_workspace, shared_workspace, workspace_on_host, operand_on_host, less_aligned, foreign_algorithm, others_algorithm, attribute_size, other_types, no_c, operand_too_small, output_too_small,
     by_row_epilogue, compute_type, not_waited_for,
 };
 struct Mistake { Bug bug; std::string name, kind, says; };    // kind WRONG: only the values show it
@@ -235,6 +237,7 @@ const Mistake mistakes[] = {
     {Bug::operand_on_host, "operand in pinned memory", "CUBLAS", "B is not device memory"},
     {Bug::less_aligned, "operand less aligned than promised", "CUBLAS", "not a multiple of"},
     {Bug::foreign_algorithm, "algorithm that no heuristic gave", "CUBLAS", "does not come from"},
+    {Bug::others_algorithm, "algorithm chosen before the epilogue was set", "CUBLAS", "another problem"},
     {Bug::attribute_size, "attribute of the wrong size", "CUBLAS", "bytes, not"},
     {Bug::other_types, "A and B of two types", "CUBLAS", "differ in type"},
     {Bug::no_c, "beta = 1 onto a new output", "WRONG", ""},
@@ -272,6 +275,7 @@ bool linear_is_right(Bug bug) {
     if (bug == Bug::output_too_small) y.data = device<bf16>(size_t(O * T) - 1);
     if (bug == Bug::by_row_epilogue) y.by_row = true, y.ld = T;
     if (bug == Bug::compute_type) call.compute = CUBLAS_COMPUTE_16F;
+    call.late_epilogue = bug == Bug::others_algorithm;
     call.foreign_algorithm = bug == Bug::foreign_algorithm;
     const bool swapped = bug == Bug::swapped || bug == Bug::swapped_square;
     const bool done = matmul(call, swapped ? x : w, swapped ? w : x, y) == CUBLAS_STATUS_SUCCESS;

@@ -1,5 +1,6 @@
 // Cuda (core/cuda.h) over the CUDA runtime: the driver's stream-ordered pool, which keeps what is freed, and pinned staging for copies.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -75,6 +76,7 @@ class RuntimeDevice final : public Cuda {
     std::string name() const override { return name_; }
 
     std::byte* allocate(size_t bytes) override {
+        must(not_freed_.exchange(cudaSuccess), "freeing memory");
         void* p = nullptr;
         cudaError_t e = cudaMallocAsync(&p, std::max<size_t>(bytes, 1), current_stream());
         if (e == cudaErrorMemoryAllocation) {   // what other streams freed, and pieces too small, may make room
@@ -87,7 +89,9 @@ class RuntimeDevice final : public Cuda {
         must(e, "memory");
         return static_cast<std::byte*>(p);
     }
-    void release(std::byte* p) noexcept override { cudaFreeAsync(p, current_stream()); }      // an error of earlier work is reported by the next call that can
+    void release(std::byte* p) noexcept override {      // the next allocation reports its error
+        if (const cudaError_t e = cudaFreeAsync(p, current_stream())) cudaGetLastError(), not_freed_ = e;
+    }
 
     void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) override {
         if (bytes == 0) return;
@@ -101,6 +105,7 @@ class RuntimeDevice final : public Cuda {
   private:
     std::string name_;
     cudaMemPool_t pool_ = nullptr;
+    std::atomic<cudaError_t> not_freed_ = cudaSuccess;
     Staging staging_;
 };
 

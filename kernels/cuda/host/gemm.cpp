@@ -53,9 +53,51 @@ using Key = std::array<int64_t, 10>;
 Key key_of(const Gemm& g) {
     return {int64_t(g.type), int64_t(g.y_type), g.a_along_k, g.b_along_k, g.M, g.N, g.K, g.lda, g.ldb, (g.bias ? 1 : 0) + (g.add ? 2 : 0) + (g.gelu_tanh ? 4 : 0) + (g.z ? 8 : 0)};
 }
+// A product but for its pointers; all products of one key use it in turn.
+struct Plan {
+    Descriptor product;
+    Layout a, b, d;
+    std::optional<cublasLtMatmulAlgo_t> algorithm;          // none: refused
+    explicit Plan(const Gemm&);
+    void point_at_rows(const Gemm&) const;      // the descriptor has pointers to bias and z, which cublasLtMatmul reads before it returns
+    void set(const char* name, cublasLtMatmulDescAttributes_t what, const auto& value) const {
+        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(name, "cublasLtMatmulDescSetAttribute", s);
+    }
+};
+Plan::Plan(const Gemm& g)
+    : product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+      a(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb),
+      b(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda),
+      d(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.y_type), uint64_t(g.N), uint64_t(g.M), g.N) {
+    set(g.name, CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
+    set(g.name, CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
+    const cublasLtEpilogue_t epilogue = g.gelu_tanh ? (g.z ? (g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX) : g.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
+                                                    : g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (g.bias) set(g.name, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+    if (g.gelu_tanh && g.z) {
+        set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.N);
+        set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+    }
+    point_at_rows(g);                           // the heuristic may look at them
+    const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
+    const uint32_t alignment = 16;              // as aligned() makes sure; the default is 256
+    for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+        cublasLtMatmulPreferenceSetAttribute(preference, which, &alignment, sizeof alignment);
+    cublasLtMatmulHeuristicResult_t best{};
+    int count = 0;
+    const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
+    if (s == CUBLAS_STATUS_SUCCESS && count > 0) algorithm = best.algo;
+    else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(g.name, "cublasLtMatmulAlgoGetHeuristic", s);
+}
+void Plan::point_at_rows(const Gemm& g) const {
+    if (g.bias) set(g.name, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+    if (g.gelu_tanh && g.z) set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.z);
+}
 struct State {
     std::mutex mutex;
-    std::map<Key, std::optional<cublasLtMatmulAlgo_t>> algorithms;      // none: refused
+    std::map<Key, std::unique_ptr<const Plan>> plans;
     std::map<cudaStream_t, void*> workspaces;               // products of two streams run at once
     void* workspace(cudaStream_t s) {
         void*& w = workspaces[s];
@@ -76,50 +118,18 @@ bool cublaslt_gemm(const Gemm& g) {
     const int64_t vector = 16 / size_of(g.type), y_vector = 16 / size_of(g.y_type);
     if (g.lda % vector || g.ldb % vector || g.N % y_vector) return false;       // then it has slow kernels at best
     if (g.gelu_tanh && g.z && g.N % 8) return false;        // of the auxiliary matrix
+    if (g.gelu_tanh && g.add) return false;     // it would be added before GELU
     if (!aligned(g.a) || !aligned(g.b) || !aligned(g.y) || !aligned(g.add) || !aligned(g.bias) || !aligned(g.z)) return false;
-
-    const Descriptor product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
-        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmulDescSetAttribute", s);
-    };
-    set(CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
-    set(CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
-    const cublasLtEpilogue_t epilogue = g.gelu_tanh ? (g.z ? (g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX) : g.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
-                                                    : g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-    if (g.bias) {
-        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, int32_t(cuda_type(g.y_type)));
-    }
-    if (g.gelu_tanh && g.z) {
-        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.z);
-        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.N);
-        set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
-    }
-    const auto type = cuda_type(g.type), y_type = cuda_type(g.y_type);
-    const Layout a(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb);
-    const Layout b(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda);
-    const Layout d(g.name, cublasLtMatrixLayoutCreate, y_type, uint64_t(g.N), uint64_t(g.M), g.N);
 
     State& st = state();
     const std::lock_guard lock(st.mutex);
-    const auto [found, fresh] = st.algorithms.try_emplace(key_of(g));
-    if (fresh) {
-        const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
-        const uint32_t alignment = 16;          // as aligned() makes sure; the default is 256
-        for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-            cublasLtMatmulPreferenceSetAttribute(preference, which, &alignment, sizeof alignment);
-        cublasLtMatmulHeuristicResult_t best{};
-        int count = 0;
-        const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
-        if (s == CUBLAS_STATUS_SUCCESS && count > 0) found->second = best.algo;
-        else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(g.name, "cublasLtMatmulAlgoGetHeuristic", s);
-    }
-    if (!found->second) return false;
+    std::unique_ptr<const Plan>& plan = st.plans[key_of(g)];
+    if (!plan) plan = std::make_unique<const Plan>(g);
+    if (!plan->algorithm) return false;
+    plan->point_at_rows(g);
     const float one = 1, beta = g.add ? 1 : 0;
     const cudaStream_t stream = current_stream();
-    const cublasStatus_t s = cublasLtMatmul(library(), product, &one, g.b, a, g.a, b, &beta, g.add ? g.add : g.y, d, g.y, d, &*found->second, st.workspace(stream), kWorkspace, stream);
+    const cublasStatus_t s = cublasLtMatmul(library(), plan->product, &one, g.b, plan->a, g.a, plan->b, &beta, g.add ? g.add : g.y, plan->d, g.y, plan->d, &*plan->algorithm, st.workspace(stream), kWorkspace, stream);
     launched({g.name, __FILE__, __LINE__}, cudaGetLastError());
     if (s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmul", s);
     return true;

@@ -27,6 +27,7 @@ cudaStream_t compute_stream() {
 
 void must(cudaError_t e, const char* what) {
     if (e == cudaSuccess) return;
+    cudaGetLastError();                         // it is reported here, and not by the next product too
     std::string text = concat(what, ": ", cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
     if (last_launch.kernel) text += concat("; the last kernel launched was ", last_launch.kernel, " at ", last_launch.file, ":", last_launch.line, waits_for_each() ? "" : "; run with SYNC=1 to see which one failed");
     fail(e == cudaErrorMemoryAllocation ? Exit::no_memory : Exit::device, text);

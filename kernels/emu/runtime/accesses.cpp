@@ -9,10 +9,8 @@ namespace {
 
 thread_local bool busy = false;                 // the runtime's own templates may have been compiled with calls to it
 
-bool host_access(uintptr_t address, size_t bytes, bool write, const void* instruction) {
-    const char here = 0;                        // on a fiber's stack: a kernel
-    if (emu::current && uintptr_t(&here) - uintptr_t(emu::current->stack) < emu::kStack) return false;
-    if ((is_device_thread && !in_host_function) || busy || !may_be_ours(address)) return true;
+void host_access(uintptr_t address, size_t bytes, bool write, const void* instruction) {
+    if ((is_device_thread && !in_host_function) || busy || !may_be_ours(address)) return;
     busy = true;
     {
         std::unique_lock lock(state_mutex(), std::defer_lock);
@@ -20,7 +18,6 @@ bool host_access(uintptr_t address, size_t bytes, bool write, const void* instru
         on_host_access(reinterpret_cast<const void*>(address), bytes, write, [&] { return emu::place_name(emu::where_is(instruction)); });
     }
     busy = false;
-    return true;
 }
 void kernel_access(uintptr_t address, size_t bytes, bool write, uint32_t where) {
     if (running) touch(running, reinterpret_cast<const void*>(address), bytes, write, [where] { return emu::place_name(where); });

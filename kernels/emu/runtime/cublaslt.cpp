@@ -44,6 +44,7 @@ struct Algorithm {
     uint32_t magic = kAlgorithm;
     uint32_t alignment[4] = {16, 16, 16, 16};
     uint64_t workspace = 0;                     // bytes it writes
+    uint64_t problem = 0;                       // that it was chosen for
 };
 constexpr uint64_t kWorkspace = 4096;           // an algorithm's, if it may have so much
 
@@ -185,6 +186,12 @@ std::string check(const Problem& p, const Layout& a, const Layout& b, const Layo
         if (d.batch > 1 && p.aux_stride % 8) return "the auxiliary batch stride is no multiple of 8";
     }
     return "";
+}
+// All that an algorithm may depend on. The library accepts some of them for other problems too, and says nowhere which.
+uint64_t number_of(const Problem& p, const Layout& a, const Layout& b, const Layout& d) {
+    std::string all = concat(p.trans_a, " ", p.trans_b, " ", p.epilogue, " ", p.aux_ld);
+    for (const Layout* l : {&a, &b, &d}) all += concat(", ", l->type, " ", l->order, " ", l->batch, " ", l->rows, " ", l->columns, " ", l->ld, " ", l->stride);
+    return std::hash<std::string>()(all);
 }
 std::string check_pointer(const char* name, const void* p, size_t alignment) {
     if (!p) return concat(name, " is null");
@@ -369,9 +376,12 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         if (const std::string why = check(get<Problem>(problem), get<Layout>(a), get<Layout>(b), get<Layout>(c), get<Layout>(d)); !why.empty()) return refuse(self, why, CUBLAS_STATUS_NOT_SUPPORTED);
         const Preference p = get<Preference>(preference);
         if (p.magic != kPreference) return refuse(self, "the preference was destroyed or never created");
+        if (const Epilogue e(get<Problem>(problem).epilogue); (e.bias && !get<Problem>(problem).bias) || (e.aux && !get<Problem>(problem).aux))
+            return refuse(self, "the bias is null, or the auxiliary matrix, whose alignment the heuristic looks at", CUBLAS_STATUS_NOT_SUPPORTED);
         Algorithm algorithm;
         std::copy_n(p.alignment, 4, algorithm.alignment);
         algorithm.workspace = std::min(p.workspace, kWorkspace);
+        algorithm.problem = number_of(get<Problem>(problem), get<Layout>(a), get<Layout>(b), get<Layout>(d));
         cublasLtMatmulHeuristicResult_t r{};
         put(&r.algo, algorithm);
         r.workspaceSize = algorithm.workspace, r.state = CUBLAS_STATUS_SUCCESS, r.wavesCount = 1;
@@ -389,6 +399,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t prob
             if (!handle || !alpha || !beta) return "no handle, alpha or beta";
             if (algorithm.magic != kAlgorithm) return "the algorithm does not come from cublasLtMatmulAlgoGetHeuristic";
             if (const std::string w = check(p, la, lb, lc, ld); !w.empty()) return w;
+            if (algo && algorithm.problem != number_of(p, la, lb, ld)) return "the algorithm was chosen for another problem";
             const bool reads_c = p.pointers == CUBLASLT_POINTER_MODE_DEVICE || *static_cast<const float*>(beta) != 0;
             std::pair<const char*, const void*> operands[] = {{"A", a}, {"B", b}, {"C", c}, {"D", d}};
             for (int i = 0; i < 4; i++)

@@ -183,9 +183,10 @@ bool touch(RecordId now, const void* p, size_t bytes, bool write, const Site& si
     const size_t offset = size_t(static_cast<const char*>(p) - a->begin);
     if (offset + bytes > l.bytes) {
         report("OOB", name_of(now), concat(does(), bytes, " bytes at ", describe(*a, p), at_site(site)));
-        if (offset >= l.bytes) return false;
-        bytes = l.bytes - offset;
+        if (offset + bytes > a->capacity) return false;      // nor is it mapped
+        bytes = offset < l.bytes ? l.bytes - offset : 0;
     }
+    if (!bytes) return false;
     // Neighbours mostly share their past, and then what has been found out about it
     Cell was{}, becomes{};
     bool first = true;
