@@ -6,7 +6,6 @@
 #include <mutex>
 #include "core/check.h"
 #include "core/cuda.h"
-#include "core/profile.h"
 #include "kernels/cuda/host/stream.h"
 
 namespace merv {
@@ -139,7 +138,6 @@ std::unique_ptr<Cuda> make_cuda(int number) {
     use_device(number);
     need(cudaSetDevice(number));
     need(cudaFree(nullptr));                    // makes the context: a device that is taken says so here
-    if (profile::on()) time_ops_on_device();
     return std::make_unique<RuntimeDevice>(number, p);
 }
 

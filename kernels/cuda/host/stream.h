@@ -34,11 +34,6 @@ class Event {                                                       // for order
     Event& operator=(Event&&) = delete;
     void record(cudaStream_t s = current_stream()) const { must(cudaEventRecord(event_, s), "recording an event"); }
     void synchronize() const { must(cudaEventSynchronize(event_), "waiting for an event"); }
-    bool done() const {
-        const cudaError_t e = cudaEventQuery(event_);
-        if (e != cudaErrorNotReady) must(e, "asking an event");
-        return e == cudaSuccess;
-    }
     void make_wait(cudaStream_t s) const { must(cudaStreamWaitEvent(s, event_, 0), "a stream's wait"); }
     float ms_since(const Event& start) const {
         float ms = 0;
@@ -49,8 +44,6 @@ class Event {                                                       // for order
   private:
     cudaEvent_t event_ = nullptr;
 };
-
-void time_ops_on_device();                                          // from here on, for --profile and --trace (timer.cpp)
 
 class Stream {
   public:
