@@ -191,9 +191,11 @@ Results stop() {
     enabled = false;
     Recorder& p = recorder();
     const std::lock_guard lock(p.mutex);
-    if (DeviceTimer* t = p.timer) p.take(t->finished(true)), p.r.device_peaks = t->peaks();
+    if (DeviceTimer* t = p.timer) p.take(t->finished(true));
     p.session++;
     p.r.launches = launches, p.r.memory = peak_memory_by_tag();
+    const bool on_device = std::any_of(p.r.ops.begin(), p.r.ops.end(), [](const OpTotal& o) { return o.device_calls > 0; });
+    if (DeviceTimer* t = p.timer; t && on_device) p.r.device_peaks = t->peaks();
     return std::exchange(p.r, {});
 }
 

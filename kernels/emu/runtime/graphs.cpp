@@ -154,14 +154,6 @@ cudaError_t wait_captured(CUstream_st* s, CUevent_st* e) {
 
 }
 
-struct CUgraphExec_st {
-    std::shared_ptr<const merv::emulated_runtime::Program> program;
-    std::vector<CUstream_st*> lanes;            // for forks; [0] is not used
-    std::shared_ptr<merv::emulated_runtime::Operation> launched;        // the last of the launch before, which the next one follows
-    merv::emulated_runtime::Clock knows;
-    bool destroyed = false;
-};
-
 using namespace merv::emulated_runtime;
 namespace {
 template <class F> cudaError_t call(const char* function, F&& f) { return note(api(function, cudaErrorNotPermitted, [&]() -> cudaError_t { return f(); })); }

@@ -149,3 +149,10 @@ struct CUgraph_st {
     std::shared_ptr<const merv::emulated_runtime::Program> program;
     bool destroyed = false;
 };
+struct CUgraphExec_st {
+    std::shared_ptr<const merv::emulated_runtime::Program> program;
+    std::vector<CUstream_st*> lanes;            // for forks; [0] is not used
+    std::shared_ptr<merv::emulated_runtime::Operation> launched;        // the last of the launch before, which the next one follows
+    merv::emulated_runtime::Clock knows;
+    bool destroyed = false;
+};
