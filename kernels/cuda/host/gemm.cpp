@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <cublasLt.h>
 #include "core/check.h"
 #include "kernels/cuda/host/stream.h"
@@ -15,13 +16,14 @@ namespace {
 
 constexpr size_t kWorkspace = size_t(32) << 20;             // what NVIDIA recommends for Hopper
 
-[[noreturn]] void failed(const char* name, const char* call, cublasStatus_t s) { fail(Exit::device, name, ": ", call, ": ", cublasLtGetStatusString(s)); }
+[[noreturn]] void failed(const std::string& what, const char* call, cublasStatus_t s) { fail(Exit::device, what, ": ", call, ": ", cublasLtGetStatusString(s)); }
+std::string named(const Gemm& g) { return concat(g.name, " at ", g.file, ":", g.line); }
 
 // One of cuBLASLt's descriptors
 template <class T, cublasStatus_t destroy(T)> class Handle {
   public:
-    template <class Create, class... A> Handle(const char* name, Create create, A... a) {
-        if (const cublasStatus_t s = create(&handle_, a...); s != CUBLAS_STATUS_SUCCESS) failed(name, "cuBLASLt's descriptor", s);
+    template <class Create, class... A> Handle(const Gemm& g, Create create, A... a) {
+        if (const cublasStatus_t s = create(&handle_, a...); s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cuBLASLt's descriptor", s);
     }
     ~Handle() { destroy(handle_); }
     Handle(const Handle&) = delete;
@@ -78,9 +80,9 @@ bool cublaslt_gemm(const Gemm& g) {
     if (g.gelu_tanh && g.z && g.N % 8) return false;        // of the auxiliary matrix
     if (!aligned(g.a) || !aligned(g.b) || !aligned(g.y) || !aligned(g.add) || !aligned(g.bias) || !aligned(g.z)) return false;
 
-    const Descriptor product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    const Descriptor product(g, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     auto set = [&](cublasLtMatmulDescAttributes_t what, const auto& value) {
-        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmulDescSetAttribute", s);
+        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cublasLtMatmulDescSetAttribute", s);
     };
     set(CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
     set(CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
@@ -97,15 +99,15 @@ bool cublaslt_gemm(const Gemm& g) {
         set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
     }
     const auto type = cuda_type(g.type), y_type = cuda_type(g.y_type);
-    const Layout a(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb);
-    const Layout b(g.name, cublasLtMatrixLayoutCreate, type, uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda);
-    const Layout d(g.name, cublasLtMatrixLayoutCreate, y_type, uint64_t(g.N), uint64_t(g.M), g.N);
+    const Layout a(g, cublasLtMatrixLayoutCreate, type, uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb);
+    const Layout b(g, cublasLtMatrixLayoutCreate, type, uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda);
+    const Layout d(g, cublasLtMatrixLayoutCreate, y_type, uint64_t(g.N), uint64_t(g.M), g.N);
 
     State& st = state();
     const std::lock_guard lock(st.mutex);
     const auto [found, fresh] = st.algorithms.try_emplace(key_of(g));
     if (fresh) {
-        const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
+        const Preference preference(g, cublasLtMatmulPreferenceCreate);
         cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
         const uint32_t alignment = 16;          // as aligned() makes sure; the default is 256
         for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -114,14 +116,14 @@ bool cublaslt_gemm(const Gemm& g) {
         int count = 0;
         const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
         if (s == CUBLAS_STATUS_SUCCESS && count > 0) found->second = best.algo;
-        else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(g.name, "cublasLtMatmulAlgoGetHeuristic", s);
+        else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(named(g), "cublasLtMatmulAlgoGetHeuristic", s);
     }
     if (!found->second) return false;
     const float one = 1, beta = g.add ? 1 : 0;
     const cudaStream_t stream = current_stream();
     const cublasStatus_t s = cublasLtMatmul(library(), product, &one, g.b, a, g.a, b, &beta, g.add ? g.add : g.y, d, g.y, d, &*found->second, st.workspace(stream), kWorkspace, stream);
-    launched({g.name, __FILE__, __LINE__}, cudaGetLastError());
-    if (s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmul", s);
+    launched({g.name, g.file, g.line}, cudaGetLastError());
+    if (s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cublasLtMatmul", s);
     return true;
 }
 

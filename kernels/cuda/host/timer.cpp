@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMostRaw = size_t(1) << 20;    // then the host waits once, to calibrate: 32 MiB, at most some seconds of small kernels
 
-thread_local std::vector<std::pair<void*, uint64_t>> open_pairs;           // of this thread's ops, the innermost last: a ring, a pair
+thread_local std::vector<void*> open_pairs;    // of this thread's ops, the innermost last; null: not measured
 
 double ms_of(const std::function<void()>& work) {            // the least of five
     const Event from(true), to(true);
@@ -69,27 +69,31 @@ CudaTimer::Ring& CudaTimer::ring() {
     return r;
 }
 
+// Called around ops, of which one is a destructor: what fails here is not measured, and the next call that can will say what failed.
 void CudaTimer::begin(uint32_t row, const char* name) {
     nvtxRangePushA(name);
     const std::lock_guard lock(mutex_);
-    Ring& r = ring();
-    if (r.next - r.first == kPairs) wait_for(r, r.first + kPairs / 2);
-    Pair& p = r.pairs[r.next % kPairs];
-    if (!p.begin) p.begin = std::make_shared<Event>(true);
-    if (!p.end) p.end = std::make_shared<Event>(true);
-    p.row = row, p.open = true, p.failed = false;
-    open_pairs.emplace_back(&r, r.next++);
-    p.begin->record();
+    open_pairs.push_back(nullptr);
+    try {
+        Ring& r = ring();
+        if (r.next - r.first == kPairs) wait_for(r, r.first + kPairs / 2);
+        if (r.next - r.first == kPairs) return;
+        Pair& p = r.pairs[r.next % kPairs];
+        if (!p.begin) p.begin = std::make_shared<Event>(true);
+        if (!p.end) p.end = std::make_shared<Event>(true);
+        p.row = row, p.open = p.failed = true;
+        r.next++, open_pairs.back() = &p;
+        p.begin->record();
+        p.failed = false;
+    } catch (const Error&) {}
 }
 void CudaTimer::end(uint32_t) {
     const std::lock_guard lock(mutex_);
-    const auto [ring, pair] = open_pairs.back();
+    if (auto* p = static_cast<Pair*>(open_pairs.back())) {
+        p->open = false;
+        if (!std::exchange(p->failed, true)) try { p->end->record(), p->failed = false; } catch (const Error&) {}
+    }
     open_pairs.pop_back();
-    Pair& p = static_cast<Ring*>(ring)->pairs[pair % kPairs];
-    try {
-        p.end->record();
-    } catch (const Error&) { p.failed = true; }             // called by a destructor; the next call that can will say what failed
-    p.open = false;
     nvtxRangePop();
 }
 
@@ -144,7 +148,7 @@ profile::Peaks CudaTimer::peaks() {
         auto flops = [](DType t) {
             return rate(256, 8192, [&](int64_t n) {
                 const Tensor a = random(n * n, t), b = random(n * n, t), y({n, n}, t);
-                const Gemm g{.name = "peak", .type = t, .y_type = t, .a = a.raw(), .b = b.raw(), .lda = n, .ldb = n, .a_along_k = true, .b_along_k = true, .M = n, .N = n, .K = n, .y = y.raw()};
+                const Gemm g{.name = "peak", .file = __FILE__, .line = __LINE__, .type = t, .y_type = t, .a = a.raw(), .b = b.raw(), .lda = n, .ldb = n, .a_along_k = true, .b_along_k = true, .M = n, .N = n, .K = n, .y = y.raw()};
                 return std::pair(2.0 * double(n) * double(n) * double(n), ms_of([&] { cublaslt_gemm(g); }));
             });
         };
