@@ -87,7 +87,6 @@ struct Recorder {
         return fresh;
     }
     void event(const Results::Event& e) {
-        if (!options.trace) return;
         if (r.events.size() < options.most_events * (e.op ? 1 : 2)) r.events.push_back(e);
         else (e.op ? r.ops_left_out : r.ranges_left_out)++;
     }
@@ -111,7 +110,7 @@ struct Recorder {
         const int64_t ops = f.op ? ns : f.ops;
         if (stack.empty() || stack.back().session != session) r.total_ns += ns, r.op_ns += ops;
         else stack.back().inside += ns, stack.back().ops += ops;
-        event({f.begin, ns, f.id, track(), f.op});
+        if (options.trace) event({f.begin, ns, f.id, track(), f.op});
     }
     void take(const std::vector<DeviceTimer::Interval>& intervals) {
         for (const auto& i : intervals) {
@@ -121,7 +120,7 @@ struct Recorder {
             s.longest_gap = std::max(s.longest_gap, begin - s.end);
             s.busy += end - begin, s.end = end;
             r.ops[i.row].device_calls++, r.ops[i.row].device_ns += end - begin;
-            event({begin, end - begin, i.row, Results::kStreams + i.stream, true});
+            if (options.trace) event({begin, end - begin, i.row, Results::kStreams + i.stream, true});
         }
     }
 };

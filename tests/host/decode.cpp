@@ -178,20 +178,38 @@ TEST_CASE("decode: a captured step may not copy from or to the host, and says so
     }), "");
 }
 
-TEST_CASE("decode: memory freed in a capture that is not the arena's stays until the graph is captured again") {
+TEST_CASE("decode: memory freed in a capture that is not the arena's stays until the graph is captured again, or gone") {
     open_cuda(0);
     const OnDevice on(Device::cuda);
-    const std::unique_ptr<CudaGraph> graph = cuda().graph();
+    auto used = [] {
+        cudaMemPool_t pool;
+        uint64_t bytes = 0;
+        cudaDeviceGetDefaultMemPool(&pool, 0);
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &bytes);
+        return bytes;
+    };
     std::vector<float> got;
     EXPECT_EQ(reports_text(Policy::late, 1, [&] {
-        Tensor x = from_floats(std::vector<float>{1, 2, 3, 4}, {4});
-        const Tensor y = zeros({4});
-        EXPECT(graph->capture([&] { kernels::add({.y = y, .a = x, .b = x}), x = {}; }));
-        const Tensor taken = zeros({4});        // would be where x was
-        graph->launch();
-        got = to_floats(y);
+        const uint64_t before = used();
+        for (const bool again : {false, true}) {
+            const std::unique_ptr<CudaGraph> graph = cuda().graph();
+            Tensor x = from_floats(std::vector<float>{1, 2, 3, 4}, {4});
+            const Tensor y = zeros({4});
+            const uint64_t both = used();
+            EXPECT(graph->capture([&] { kernels::add({.y = y, .a = x, .b = x}), x = {}; }));
+            EXPECT_EQ(used(), both);
+            {
+                const Tensor taken = zeros({4});        // would be where x was
+                graph->launch();
+                got = to_floats(y);
+            }
+            EXPECT(got == std::vector<float>{2, 4, 6, 8});
+            if (!again) continue;
+            EXPECT(graph->capture([&] { kernels::add({.y = y, .a = y, .b = y}); }));
+            EXPECT_LT(used(), both);
+        }
+        EXPECT_EQ(used(), before);
     }), "");
-    EXPECT(got == std::vector<float>{2, 4, 6, 8});
 }
 
 TEST_CASE("decode: the arena gives the same places in the same order, none twice, and grows only where it may") {

@@ -178,15 +178,23 @@ TEST_CASE("emulated runtime: what a graph's functions answer") {
         cudaGraphLaunch(exec, s);               // not run yet
         EXPECT_EQ(cudaGraphExecUpdate(exec, three, &info), cudaSuccess);
         cudaGraphLaunch(exec, s);
-        cudaMemcpyAsync(got.data(), y, 256, cudaMemcpyDeviceToHost, s);
-        EXPECT_EQ(got, std::vector<float>(64, 2));              // what was launched is not updated
-        cudaMemcpyAsync(got.data(), x, 256, cudaMemcpyDeviceToHost, s);
-        EXPECT_EQ(got[31], 3);                  // another kernel's arguments, half of the elements
-        EXPECT_EQ(got[32], 1);
         cudaGraphLaunch(exec, side);            // behind its own last launch, on whatever stream
         cudaStreamSynchronize(side);
+        cudaMemcpy(got.data(), y, 256, cudaMemcpyDeviceToHost);
+        EXPECT_EQ(got, std::vector<float>(64, 2));              // what was launched is not updated
         cudaMemcpy(got.data(), x, 256, cudaMemcpyDeviceToHost);
-        EXPECT_EQ(got[31], 9);
+        EXPECT_EQ(got[31], 9);                  // another kernel's arguments, half of the elements
+        EXPECT_EQ(got[32], 1);
+        const cudaGraph_t forked = captured([&] {               // as many kernels as two has, one of them on a stream of its own
+            const cudaEvent_t begun = new_event(), done = new_event();
+            cudaEventRecord(begun, s), cudaStreamWaitEvent(side, begun, 0);
+            scale(y, x, 2, 64, side), scale(x, x, 2, 64, s);
+            cudaEventRecord(done, side), cudaStreamWaitEvent(s, done, 0);
+        });
+        cudaGraphExec_t chain;
+        EXPECT_EQ(cudaGraphInstantiate(&chain, two, 0), cudaSuccess);
+        EXPECT_EQ(cudaGraphExecUpdate(chain, forked, &info), cudaErrorGraphExecUpdateFailure);
+        EXPECT_EQ(info.result, cudaGraphExecUpdateErrorTopologyChanged);
         for (const cudaGraph_t g : {one, two, copy, three}) EXPECT_EQ(cudaGraphDestroy(g), cudaSuccess);
         EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
     });

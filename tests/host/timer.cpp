@@ -148,6 +148,30 @@ TEST_CASE("timer: more ops than the ring holds, none waited for") {
         REQUIRE_EQ(r.ops.size(), size_t(1));
         EXPECT_EQ(r.ops[0].device_calls, kOps);
         EXPECT_EQ(counts[0], int(kOps));
+        int empty = 0;                          // an interval that lies before the one before it would be cut to nothing
+        for (const auto& e : r.events) empty += e.op && e.ns == 0;
+        EXPECT_EQ(empty, 0);
+    }), "");
+}
+
+TEST_CASE("timer: a full ring waits for its oldest half; what is left is for the end, and nothing for the next run") {
+    open_cuda(0);
+    const OnDevice on(Device::cuda);
+    const Tensor x = zeros({4});
+    CudaTimer timer;
+    constexpr uint32_t kOps = uint32_t(2 * CudaTimer::kPairs + 100);
+    EXPECT_EQ(reports_text([&] {
+        for (uint32_t i = 0; i < kOps; i++) {
+            timer.begin(i, "fill");
+            cuda().fill(x.raw(), 0, x.bytes());
+            timer.end(i);
+        }
+        const auto intervals = timer.finished(true);
+        REQUIRE_EQ(intervals.size(), size_t(kOps));
+        int wrong = 0;
+        for (uint32_t i = 0; i < kOps; i++) wrong += intervals[i].row != i || intervals[i].end < intervals[i].begin || (i && intervals[i].begin < intervals[i - 1].end - 1000);
+        EXPECT_EQ(wrong, 0);
+        EXPECT(timer.finished(true).empty());
     }), "");
 }
 
@@ -194,6 +218,13 @@ TEST_CASE("timer: streams and threads, a second run, and an op whose events fail
         EXPECT_EQ(r.ops[0].device_calls, 2u);
         EXPECT_EQ(ranges.depth, 0);
         cuda().synchronize();
+        profile::start();                       // a device that fails before its times are read loses them, not the next run's
+        kernels::add({.y = x, .a = x, .b = x}), kernels::add({.y = x, .a = x, .b = x});
+        emulated::fail_next("cudaEventSynchronize", cudaErrorLaunchFailure);
+        EXPECT_EQ(profile::stop().ops[0].device_calls, 0u);
+        profile::start();
+        kernels::add({.y = x, .a = x, .b = x});
+        EXPECT_EQ(profile::stop().ops[0].device_calls, 1u);
     }), "");
     cudaGetLastError();
 }

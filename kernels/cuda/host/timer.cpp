@@ -136,7 +136,10 @@ std::vector<CudaTimer::Interval> CudaTimer::finished(bool wait) {
             }
         }
         if ((wait && calibrated_) || raw_.size() >= kMostRaw) return converted();
-    } catch (const Error&) { raw_.clear(); }    // the device has failed, which its user will hear of: a profile may not hide that
+    } catch (const Error&) {                    // the device has failed, of which its user hears elsewhere: a profile may not hide that
+        raw_.clear();
+        for (auto& [stream, r] : rings_) if (wait) r.first = r.next;
+    }
     return {};
 }
 
