@@ -1,10 +1,11 @@
 #include "core/profile.h"
 #include <algorithm>
-#include <chrono>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include "core/check.h"
+#include "core/profile_clock.h"
 
 namespace merv::profile {
 
@@ -12,8 +13,6 @@ std::atomic<bool> enabled = false;
 Peaks (*measure_peaks)() = nullptr;
 
 namespace {
-
-int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
 struct Key {
     const char* name;
@@ -23,10 +22,11 @@ struct Key {
     bool operator==(const Key&) const = default;
 };
 struct HashKey {
-    size_t operator()(const Key& k) const {
-        size_t h = reinterpret_cast<size_t>(k.name) ^ size_t(k.dtype) << 8 ^ size_t(k.multiply) << 12 ^ size_t(k.device) << 16;
-        for (int64_t d : k.shape) h = (h ^ size_t(d)) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
-        return h;
+    size_t operator()(const Key& k) const {     // each factor is odd and its own, so the products do not wait for one another
+        const auto d = [&](size_t i) { return size_t(k.shape[i]); };
+        const size_t h = reinterpret_cast<size_t>(k.name) + (size_t(k.dtype) << 8 ^ size_t(k.multiply) << 12 ^ size_t(k.device) << 16) + d(0) * 0x9e3779b97f4a7c15u + d(1) * 0xc2b2ae3d27d4eb4fu +
+                         d(2) * 0x165667b19e3779f9u + d(3) * 0x27d4eb2f165667c5u + d(4) * 0x85ebca77c2b2ae63u + d(5) * 0xd6e8feb86659fd93u;
+        return h ^ h >> 29 ^ h >> 43;
     }
 };
 
@@ -44,12 +44,23 @@ int track() {
     return id;
 }
 
-// All that is recorded, behind one lock. A frame costs 0.1 us, half of it the two readings of the clock (docs/profiling.md).
+class SpinLock {                                // mostly held for tens of ns; giving it back is a plain store, which a mutex's is not
+  public:
+    void lock() { while (held_.test_and_set(std::memory_order_acquire)) std::this_thread::yield(); }
+    void unlock() { held_.clear(std::memory_order_release); }
+
+  private:
+    std::atomic_flag held_;
+};
+
+// All that is recorded, behind one lock (docs/profiling.md says what a frame costs).
 struct Recorder {
-    std::mutex mutex;
+    SpinLock mutex;
     Options options;
     Results r;
     std::unordered_map<Key, uint32_t, HashKey> rows;
+    struct Recent { int session; uint32_t row; Key key; };
+    std::array<Recent, 256> recent{};
     std::vector<std::vector<uint32_t>> children{{}};            // of each stage, by 1 + its index; [0]: the outermost
     std::atomic<DeviceTimer*> timer = nullptr;
     std::atomic<Device> timed = Device::cuda;
@@ -58,8 +69,12 @@ struct Recorder {
     int ended = 0;
 
     uint32_t row(const OpCall& c) {
-        const auto [at, fresh] = rows.try_emplace({c.work.name, c.shape, c.dtype, c.multiply, c.device}, uint32_t(r.ops.size()));
+        const Key key{c.work.name, c.shape, c.dtype, c.multiply, c.device};
+        Recent& seen = recent[HashKey()(key) % recent.size()];  // a step's ops are few and come again and again: mostly found here
+        if (seen.session == session && seen.key == key) return seen.row;
+        const auto [at, fresh] = rows.try_emplace(key, uint32_t(r.ops.size()));
         if (fresh) r.ops.push_back({{{c.work.name}, c.shape, c.dtype, c.multiply, c.device}});
+        seen = {session, at->second, key};
         return at->second;
     }
     uint32_t stage(std::string_view name) {
@@ -72,7 +87,6 @@ struct Recorder {
         return fresh;
     }
     void event(const Results::Event& e) {
-        if (!options.trace) return;
         if (r.events.size() < options.most_events * (e.op ? 1 : 2)) r.events.push_back(e);
         else (e.op ? r.ops_left_out : r.ranges_left_out)++;
     }
@@ -96,7 +110,7 @@ struct Recorder {
         const int64_t ops = f.op ? ns : f.ops;
         if (stack.empty() || stack.back().session != session) r.total_ns += ns, r.op_ns += ops;
         else stack.back().inside += ns, stack.back().ops += ops;
-        event({f.begin, ns, f.id, track(), f.op});
+        if (options.trace) event({f.begin, ns, f.id, track(), f.op});
     }
     void take(const std::vector<DeviceTimer::Interval>& intervals) {
         for (const auto& i : intervals) {
@@ -106,7 +120,7 @@ struct Recorder {
             s.longest_gap = std::max(s.longest_gap, begin - s.end);
             s.busy += end - begin, s.end = end;
             r.ops[i.row].device_calls++, r.ops[i.row].device_ns += end - begin;
-            event({begin, end - begin, i.row, Results::kStreams + i.stream, true});
+            if (options.trace) event({begin, end - begin, i.row, Results::kStreams + i.stream, true});
         }
     }
 };
@@ -121,7 +135,7 @@ void Range::begin(std::string_view name) {
     Recorder& p = recorder();
     const std::lock_guard lock(p.mutex);
     const uint32_t id = p.stage(name);
-    p.sample_memory(now());
+    if (p.options.trace) p.sample_memory(now());
     stack.push_back({false, p.session, id, nullptr, now()});        // what recording takes belongs to the range outside
     open_ = true;
 }
@@ -164,6 +178,7 @@ void use(DeviceTimer* timer, Device device) {
 
 void start(const Options& options) {
     CHECK(stack.empty(), "profile: starts inside a range");
+    set_clock();
     Recorder& p = recorder();
     const std::lock_guard lock(p.mutex);
     p.options = options, p.r = {}, p.rows.clear(), p.children = {{}}, p.memory_seen = 0;
@@ -175,9 +190,11 @@ Results stop() {
     enabled = false;
     Recorder& p = recorder();
     const std::lock_guard lock(p.mutex);
-    if (DeviceTimer* t = p.timer) p.take(t->finished(true)), p.r.device_peaks = t->peaks();
+    if (DeviceTimer* t = p.timer) p.take(t->finished(true));
     p.session++;
     p.r.launches = launches, p.r.memory = peak_memory_by_tag();
+    const bool on_device = std::any_of(p.r.ops.begin(), p.r.ops.end(), [](const OpTotal& o) { return o.device_calls > 0; });
+    if (DeviceTimer* t = p.timer; t && on_device) p.r.device_peaks = t->peaks();
     return std::exchange(p.r, {});
 }
 

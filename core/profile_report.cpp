@@ -105,6 +105,8 @@ std::vector<std::string> Results::table(const Peaks& cpu) const {
         lines.push_back(text("profile: peaks of the device, measured now: %.1f GB/s, f32 %.2f TFLOP/s, bf16 %.2f TFLOP/s", device_peaks.bytes * 1e-9,
                              device_peaks.f32 * 1e-12, device_peaks.bf16 * 1e-12));
     if (devices.count(Device::emu)) lines.push_back("profile: times marked (emu) are the emulator's own and say nothing of a GPU; calls, MB, GFLOP and launches are exact");
+    if (devices.count(Device::cuda) && std::any_of(stages.begin(), stages.end(), [](const StageTotal& s) { return s.name == "decode"; }))
+        lines.push_back("profile: decoding runs as plain launches, each with its time; without --profile and --trace it is one CUDA graph per token");
     rows_of(lines, kernels, total, SIZE_MAX, "kernel");
     auto other = [&](const char* what, double took) { lines.push_back(text("  %-44s %8s %11.3f %5.1f %%", what, "", took, percent(took, total))); };
     if (launching) other("launching, on the host", ms(launching));

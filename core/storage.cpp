@@ -20,17 +20,15 @@ thread_local Device the_device = Device::cpu;
 
 struct Ledger {
     std::mutex mutex;
-    std::map<std::string, size_t> now, peak;
-    void book(const char* tag, size_t bytes) {
+    std::map<std::pair<std::string, bool>, size_t> now, peak;          // by owner, and whether a GPU's memory is meant
+    void book(const char* tag, size_t bytes, Device device) {
         std::lock_guard lock(mutex);
-        size_t& held = now[tag];
-        held += bytes;
-        size_t& most = peak[tag];
-        most = std::max(most, held);
+        const std::pair owner(std::string(tag), device == Device::cuda);
+        peak[owner] = std::max(peak[owner], now[owner] += bytes);
     }
-    void unbook(const char* tag, size_t bytes) {
+    void unbook(const char* tag, size_t bytes, Device device) {
         std::lock_guard lock(mutex);
-        now[tag] -= bytes;
+        now[{tag, device == Device::cuda}] -= bytes;
     }
 };
 Ledger& ledger() {
@@ -124,7 +122,7 @@ std::byte* allocate_huge_pages(size_t bytes) {
 
 Storage::Storage(std::byte* data, size_t bytes, Device device, std::shared_ptr<const void> keep)
     : data_(data), bytes_(bytes), device_(device), keep_(std::move(keep)), tag_(current_tag) {
-    if (data_) ledger().book(tag_, bytes_);
+    if (data_) ledger().book(tag_, bytes_, device);
 }
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
@@ -145,12 +143,12 @@ void Storage::drop() {
     if (!data_) return;
     if (!keep_) give_back(data_, bytes_, device_);
     data_ = nullptr;
-    ledger().unbook(tag_, bytes_);
+    ledger().unbook(tag_, bytes_, device_);
 }
 void Storage::restore() {
     if (data_) return;
     data_ = take(bytes_, tag_, device_);
-    ledger().book(tag_, bytes_);
+    ledger().book(tag_, bytes_, device_);
 }
 
 Device current_device() { return the_device; }
@@ -160,13 +158,13 @@ OnDevice::~OnDevice() { the_device = saved_; }
 MemTag::MemTag(const char* name) : saved_(current_tag) { current_tag = name; }
 MemTag::~MemTag() { current_tag = saved_; }
 
-std::map<std::string, size_t> memory_by_tag() {
+static std::map<std::string, size_t> by_tag(const std::map<std::pair<std::string, bool>, size_t> Ledger::* which) {
     std::lock_guard lock(ledger().mutex);
-    return ledger().now;
+    std::map<std::string, size_t> named;
+    for (const auto& [owner, bytes] : ledger().*which) named[owner.first + (owner.second ? " (cuda)" : "")] = bytes;
+    return named;
 }
-std::map<std::string, size_t> peak_memory_by_tag() {
-    std::lock_guard lock(ledger().mutex);
-    return ledger().peak;
-}
+std::map<std::string, size_t> memory_by_tag() { return by_tag(&Ledger::now); }
+std::map<std::string, size_t> peak_memory_by_tag() { return by_tag(&Ledger::peak); }
 
 }

@@ -1,6 +1,7 @@
 #include "models/llama.h"
 #include <algorithm>
 #include <cmath>
+#include "core/cuda.h"
 
 namespace merv {
 
@@ -108,12 +109,13 @@ std::pair<Tensor, Tensor> rope_tables(const LlamaConfig& c, int64_t positions) {
 std::vector<int32_t> generate(const Llama& llm, KvCache& cache, Tensor logits, const GenerateOptions& o, const std::function<bool(int32_t)>& on_token) {
     const profile::Range range("generate");
     std::vector<int32_t> ids;
+    RepeatedStep next([&](const Tensor& id) { return llm.logits(llm.forward(nn::embedding(llm.embed_tokens, id, llm.dtype), cache)); }, cache.length, cache.capacity());
     while (int64_t(ids.size()) < o.max_tokens) {
         const int32_t id = sample(to_floats(logits), o.sampling, ids.size());
         ids.push_back(id);
         if (on_token && !on_token(id)) break;
         if (std::find(o.stop.begin(), o.stop.end(), id) != o.stop.end() || cache.length == cache.capacity()) break;
-        if (int64_t(ids.size()) < o.max_tokens) logits = llm.logits(llm.forward(llm.embed(std::span(&id, 1)), cache));
+        if (int64_t(ids.size()) < o.max_tokens) logits = next(id);
     }
     return ids;
 }

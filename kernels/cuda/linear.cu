@@ -297,8 +297,8 @@ template <int width, class X> __global__ void __launch_bounds__(256) finish_kern
     load(v, z + i);
     f.finish(i / f.N, i % f.N, v);
 }
-template <class T> Gemm gemm_of(const char* name, const Operand<T>& a, const Operand<T>& b, int64_t M, int64_t N, int64_t K) {
-    return {.name = name, .type = dtype_of<T>(), .y_type = dtype_of<T>(), .a = a.at, .b = b.at, .lda = a.ld, .ldb = b.ld, .a_along_k = a.along_k, .b_along_k = b.along_k, .M = M, .N = N, .K = K, .y = nullptr};
+template <class T> Gemm gemm_of(const char* name, const char* file, int line, const Operand<T>& a, const Operand<T>& b, int64_t M, int64_t N, int64_t K) {
+    return {.name = name, .file = file, .line = line, .type = dtype_of<T>(), .y_type = dtype_of<T>(), .a = a.at, .b = b.at, .lda = a.ld, .ldb = b.ld, .a_along_k = a.along_k, .b_along_k = b.along_k, .M = M, .N = N, .K = K, .y = nullptr};
 }
 template <class X> bool by_library(Gemm g, const Store<X>& f, int) { return g.y = f.y, cublaslt_gemm(g); }
 template <class X> bool by_library(Gemm g, const Accumulate& f, int) { return g.y_type = DType::f32, g.y = f.y, g.add = f.y, cublaslt_gemm(g); }
@@ -322,7 +322,8 @@ template <class X> bool by_library(Gemm g, const Forward<X>& f, int width) {
 }
 
 // width: elements of a row that the epilogue may move at once
-template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue) {
+template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA> a, Operand<TB> b, int64_t M, int64_t N, int64_t K, int width, const Epilogue& epilogue,
+             const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     if (M == 0 || N == 0) return;
     CHECK(std::max({M, N, K, a.ld, b.ld}) < (int64_t(1) << 31) - kTile, work.name, " has a side of ", std::max({M, N, K, a.ld, b.ld}), "; sides below 2147483520 are supported");
     if (M <= kFewRows && a.along_k && b.along_k && K % std::max(16 / int(sizeof(TA)), 16 / int(sizeof(TB))) == 0 && in_sectors(a) && in_sectors(b)) {
@@ -330,7 +331,7 @@ template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA
         return M == 1 ? go(few_rows<1, TA, TB, Epilogue>) : M == 2 ? go(few_rows<2, TA, TB, Epilogue>) : go(few_rows<4, TA, TB, Epilogue>);
     }
     if constexpr (kDevice == Device::cuda && std::is_same_v<TA, TB>)
-        if (by_library<TA>(gemm_of(work.name, a, b, M, N, K), epilogue, std::min(width, 4))) return;
+        if (by_library<TA>(gemm_of(work.name, file, line, a, b, M, N, K), epilogue, std::min(width, 4))) return;
     with_width(std::min(width, 4), [&]<int w>() {
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)

@@ -3,6 +3,7 @@
 #include "core/tensor.h"
 #include "kernels/cuda/host/stream.h"
 #include "kernels/elementwise.h"
+#include "kernels/linear.h"
 #include "tests/host/cuda.h"
 
 using namespace merv;
@@ -53,4 +54,18 @@ TEST_CASE("device: bytes go there and come back through more than both staging b
     int64_t wrong = 0;
     for (int64_t i = 0; i < back.numel(); i++) wrong += back.data<float>()[i] != float(i);
     EXPECT_EQ(wrong, 0);
+}
+
+TEST_CASE("device: a product of cuBLASLt that fails names the op and its line") {
+    open_cuda(0);
+    const OnDevice on(Device::cuda);
+    const Tensor x = zeros({16, 32}), w = zeros({64, 32}), y({16, 64});
+    cudaGetLastError();                         // the failures above are over
+    kernels::linear({.y = y, .x = x, .w = w});
+    cudaStreamCaptureStatus status;
+    emulated::fail_next("cudaStreamIsCapturing", cudaErrorLaunchFailure);
+    EXPECT_EQ(cudaStreamIsCapturing(nullptr, &status), cudaErrorLaunchFailure);        // an error that nobody has asked for yet
+    const std::string what = error_of(Exit::device, [&] { kernels::linear({.y = y, .x = x, .w = w}); });
+    EXPECT_SAYS(what, "linear: unspecified launch failure");
+    EXPECT_SAYS(what, "linear at kernels/cuda/linear.cu:");
 }

@@ -1,6 +1,9 @@
 // What the emulated CUDA runtime answers, call by call.
 #include <atomic>
 #include <thread>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "core/check.h"
 #include "tests/host/cuda.h"
 
 namespace merv::test {
@@ -248,6 +251,25 @@ TEST_CASE("emulated runtime: beside it the emulator runs kernels as before") {
             EXPECT_EQ(on_device, 150);
         }
     });
+}
+
+TEST_CASE("emulated runtime: a program that was reported exits with 7 instead of 0, and with its own code otherwise") {
+    auto code = [](bool wrong, int exits_with) {
+        const pid_t child = fork();
+        if (child == 0) {
+            if (!freopen("/dev/null", "w", stderr)) _exit(99);
+            emulated::collect(false);
+            int ordinary;
+            if (wrong) cudaFree(&ordinary);
+            std::exit(exits_with);
+        }
+        int status = 0;
+        waitpid(child, &status, 0);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    };
+    EXPECT_EQ(code(false, 0), 0);
+    EXPECT_EQ(code(true, 0), int(Exit::device));
+    EXPECT_EQ(code(true, 3), 3);
 }
 
 TEST_CASE("emulated runtime: what is not freed is counted") {

@@ -6,7 +6,9 @@
 #include <mutex>
 #include "core/check.h"
 #include "core/cuda.h"
+#include "kernels/cuda/host/graph.h"
 #include "kernels/cuda/host/stream.h"
+#include "kernels/cuda/host/timer.h"
 
 namespace merv {
 namespace {
@@ -76,6 +78,11 @@ class RuntimeDevice final : public Cuda {
 
     std::byte* allocate(size_t bytes) override {
         must(not_freed_.exchange(cudaSuccess), "freeing memory");
+        if (serving() != Serving::pool) {
+            std::byte* p = arena().take(bytes, serving() == Serving::arena);
+            if (!p && serving() == Serving::capture) throw ArenaFull();
+            return p;
+        }
         void* p = nullptr;
         cudaError_t e = cudaMallocAsync(&p, std::max<size_t>(bytes, 1), current_stream());
         if (e == cudaErrorMemoryAllocation) {   // what other streams freed, and pieces too small, may make room
@@ -88,24 +95,30 @@ class RuntimeDevice final : public Cuda {
         must(e, "memory");
         return static_cast<std::byte*>(p);
     }
-    void release(std::byte* p) noexcept override {      // the next allocation reports its error
-        if (const cudaError_t e = cudaFreeAsync(p, current_stream())) cudaGetLastError(), not_freed_ = e;
+    void release(std::byte* p) noexcept override {
+        if (arena().give_back(p)) return;
+        if (serving() == Serving::capture) return keep_until_launched(p);
+        if (const cudaError_t e = cudaFreeAsync(p, current_stream())) cudaGetLastError(), not_freed_ = e;      // the next allocation reports it
     }
 
     void copy(std::byte* to, Device to_device, const std::byte* from, Device from_device, size_t bytes) override {
         if (bytes == 0) return;
+        CHECK(serving() != Serving::capture || (to_device == Device::cuda && from_device == Device::cuda), "a step that is captured copies ", bytes, " bytes from or to the host, which a graph would repeat as they were");
         if (to_device == Device::cuda && from_device == Device::cuda) must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, current_stream()), "a copy on the device");
         else if (to_device == Device::cuda) staging_.to_device(to, from, bytes);
         else staging_.to_host(to, from, bytes);
     }
     void fill(std::byte* to, int byte, size_t bytes) override { must(cudaMemsetAsync(to, byte, bytes, current_stream()), "a fill"); }
     void synchronize() override { must(cudaStreamSynchronize(current_stream()), "waiting for the device"); }
+    std::unique_ptr<CudaGraph> graph() override { return make_graph(); }
+    profile::DeviceTimer* timer() override { return &timer_; }
 
   private:
     std::string name_;
     cudaMemPool_t pool_ = nullptr;
     std::atomic<cudaError_t> not_freed_ = cudaSuccess;
     Staging staging_;
+    CudaTimer timer_;
 };
 
 [[noreturn]] void unusable(int number, cudaError_t e) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <cublasLt.h>
 #include "core/check.h"
 #include "kernels/cuda/host/stream.h"
@@ -15,13 +16,14 @@ namespace {
 
 constexpr size_t kWorkspace = size_t(32) << 20;             // what NVIDIA recommends for Hopper
 
-[[noreturn]] void failed(const char* name, const char* call, cublasStatus_t s) { fail(Exit::device, name, ": ", call, ": ", cublasLtGetStatusString(s)); }
+[[noreturn]] void failed(const std::string& what, const char* call, cublasStatus_t s) { fail(Exit::device, what, ": ", call, ": ", cublasLtGetStatusString(s)); }
+std::string named(const Gemm& g) { return concat(g.name, " at ", g.file, ":", g.line); }
 
 // One of cuBLASLt's descriptors
 template <class T, cublasStatus_t destroy(T)> class Handle {
   public:
-    template <class Create, class... A> Handle(const char* name, Create create, A... a) {
-        if (const cublasStatus_t s = create(&handle_, a...); s != CUBLAS_STATUS_SUCCESS) failed(name, "cuBLASLt's descriptor", s);
+    template <class Create, class... A> Handle(const Gemm& g, Create create, A... a) {
+        if (const cublasStatus_t s = create(&handle_, a...); s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cuBLASLt's descriptor", s);
     }
     ~Handle() { destroy(handle_); }
     Handle(const Handle&) = delete;
@@ -60,27 +62,27 @@ struct Plan {
     std::optional<cublasLtMatmulAlgo_t> algorithm;          // none: refused
     explicit Plan(const Gemm&);
     void point_at_rows(const Gemm&) const;      // the descriptor has pointers to bias and z, which cublasLtMatmul reads before it returns
-    void set(const char* name, cublasLtMatmulDescAttributes_t what, const auto& value) const {
-        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(name, "cublasLtMatmulDescSetAttribute", s);
+    void set(const Gemm& g, cublasLtMatmulDescAttributes_t what, const auto& value) const {
+        if (const cublasStatus_t s = cublasLtMatmulDescSetAttribute(product, what, &value, sizeof value); s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cublasLtMatmulDescSetAttribute", s);
     }
 };
 Plan::Plan(const Gemm& g)
-    : product(g.name, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-      a(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb),
-      b(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda),
-      d(g.name, cublasLtMatrixLayoutCreate, cuda_type(g.y_type), uint64_t(g.N), uint64_t(g.M), g.N) {
-    set(g.name, CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
-    set(g.name, CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
+    : product(g, cublasLtMatmulDescCreate, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+      a(g, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.b_along_k ? g.K : g.N), uint64_t(g.b_along_k ? g.N : g.K), g.ldb),
+      b(g, cublasLtMatrixLayoutCreate, cuda_type(g.type), uint64_t(g.a_along_k ? g.K : g.M), uint64_t(g.a_along_k ? g.M : g.K), g.lda),
+      d(g, cublasLtMatrixLayoutCreate, cuda_type(g.y_type), uint64_t(g.N), uint64_t(g.M), g.N) {
+    set(g, CUBLASLT_MATMUL_DESC_TRANSA, int32_t(g.b_along_k ? CUBLAS_OP_T : CUBLAS_OP_N));
+    set(g, CUBLASLT_MATMUL_DESC_TRANSB, int32_t(g.a_along_k ? CUBLAS_OP_N : CUBLAS_OP_T));
     const cublasLtEpilogue_t epilogue = g.gelu_tanh ? (g.z ? (g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX) : g.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
                                                     : g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-    if (g.bias) set(g.name, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+    set(g, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (g.bias) set(g, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, int32_t(cuda_type(g.y_type)));
     if (g.gelu_tanh && g.z) {
-        set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.N);
-        set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
+        set(g, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.N);
+        set(g, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, int32_t(cuda_type(g.y_type)));
     }
     point_at_rows(g);                           // the heuristic may look at them
-    const Preference preference(g.name, cublasLtMatmulPreferenceCreate);
+    const Preference preference(g, cublasLtMatmulPreferenceCreate);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace, sizeof kWorkspace);
     const uint32_t alignment = 16;              // as aligned() makes sure; the default is 256
     for (auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -89,11 +91,11 @@ Plan::Plan(const Gemm& g)
     int count = 0;
     const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(library(), product, a, b, d, d, preference, 1, &best, &count);
     if (s == CUBLAS_STATUS_SUCCESS && count > 0) algorithm = best.algo;
-    else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(g.name, "cublasLtMatmulAlgoGetHeuristic", s);
+    else if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) failed(named(g), "cublasLtMatmulAlgoGetHeuristic", s);
 }
 void Plan::point_at_rows(const Gemm& g) const {
-    if (g.bias) set(g.name, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-    if (g.gelu_tanh && g.z) set(g.name, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.z);
+    if (g.bias) set(g, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+    if (g.gelu_tanh && g.z) set(g, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.z);
 }
 struct State {
     std::mutex mutex;
@@ -130,8 +132,8 @@ bool cublaslt_gemm(const Gemm& g) {
     const float one = 1, beta = g.add ? 1 : 0;
     const cudaStream_t stream = current_stream();
     const cublasStatus_t s = cublasLtMatmul(library(), plan->product, &one, g.b, plan->a, g.a, plan->b, &beta, g.add ? g.add : g.y, plan->d, g.y, plan->d, &*plan->algorithm, st.workspace(stream), kWorkspace, stream);
-    launched({g.name, __FILE__, __LINE__}, cudaGetLastError());
-    if (s != CUBLAS_STATUS_SUCCESS) failed(g.name, "cublasLtMatmul", s);
+    launched({g.name, g.file, g.line}, cudaGetLastError());
+    if (s != CUBLAS_STATUS_SUCCESS) failed(named(g), "cublasLtMatmul", s);
     return true;
 }
 

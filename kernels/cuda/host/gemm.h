@@ -11,7 +11,8 @@
 namespace merv {
 
 struct Gemm {
-    const char* name;                           // for errors
+    const char *name, *file;                    // of the op and its place, for errors
+    int line;
     DType type, y_type;                         // of a and b; of y, z, bias, add
     const void *a, *b;
     int64_t lda, ldb;

@@ -34,6 +34,7 @@ class Event {                                                       // for order
     Event& operator=(Event&&) = delete;
     void record(cudaStream_t s = current_stream()) const { must(cudaEventRecord(event_, s), "recording an event"); }
     void synchronize() const { must(cudaEventSynchronize(event_), "waiting for an event"); }
+    bool done() const { return cudaEventQuery(event_) == cudaSuccess; }
     void make_wait(cudaStream_t s) const { must(cudaStreamWaitEvent(s, event_, 0), "a stream's wait"); }
     float ms_since(const Event& start) const {
         float ms = 0;

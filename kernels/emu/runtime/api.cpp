@@ -45,7 +45,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
         return cudaErrorInvalidValue;
     }
     if (!fits(to, bytes, name) || !fits(from, bytes, name)) return cudaErrorInvalidValue;
-    if (!b && to_device) {
+    if (!b && to_device && !s->capture) {       // a graph's node reads it at each launch
         // Pageable memory is staged before the call returns, in order with the stream only where it is synchronous; the device's side comes later
         if (synchronous) synchronize(s);
         const auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
@@ -57,7 +57,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
         if (touch(running, to, bytes, true) && readable) std::memmove(to, from, bytes);
     });
     const bool waits = is == cudaMemcpyHostToHost || (from_device && !a) || (synchronous && is != cudaMemcpyDeviceToDevice);
-    if (!waits) return cudaSuccess;
+    if (!waits || s->capture) return cudaSuccess;
     const Clock knows = s->knows;
     const cudaError_t e = wait_for({o});
     host_learns(knows);
@@ -202,6 +202,9 @@ const char* cudaGetErrorName(cudaError_t e) {
         case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
         case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
         case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+        case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+        case cudaErrorGraphExecUpdateFailure: return "cudaErrorGraphExecUpdateFailure";
         case cudaErrorHostMemoryAlreadyRegistered: return "cudaErrorHostMemoryAlreadyRegistered";
         case cudaErrorHostMemoryNotRegistered: return "cudaErrorHostMemoryNotRegistered";
         default: return "an error that the emulated runtime has no name for";
@@ -240,13 +243,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 cudaError_t cudaStreamQuery(cudaStream_t s) {
     return call(__func__, [&] { return query(stream_of(s)->last, stream_of(s)->knows); });
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-    return call(__func__, [&] { return *status = cudaStreamCaptureStatusNone, cudaSuccess; });
-}
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
     return call(__func__, [&] {
         CUstream_st* stream = stream_of(s);
         if (!usable(e, "cudaStreamWaitEvent")) return cudaErrorInvalidResourceHandle;
+        if (stream->capture || e->capture) return wait_captured(stream, e);
         if (e->operation) issue(stream, "cudaStreamWaitEvent", nullptr, e->operation, &e->knows);       // else it waits for nothing
         return cudaSuccess;
     });
@@ -268,6 +269,8 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     return call(__func__, [&] {
         CUstream_st* stream = stream_of(s);
         if (!usable(e, "cudaEventRecord")) return cudaErrorInvalidResourceHandle;
+        if (stream->capture) return record_captured(e, stream), cudaSuccess;
+        e->capture = nullptr;
         e->operation = issue(stream, "cudaEventRecord", nullptr);
         e->knows = stream->knows;
         return cudaSuccess;

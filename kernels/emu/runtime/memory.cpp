@@ -180,6 +180,7 @@ bool touch(RecordId now, const void* p, size_t bytes, bool write, const Site& si
         report("UAF", name_of(now), concat(does(), describe(*a, p), at_site(site), before(l.freed, now) ? ", already freed by " : ", freed without waiting for it by ", name_of(l.freed)));
         return a->open;
     }
+    if (captured_at && l.allocated >= captured_at) report("UAF", name_of(now), concat(does(), describe(*a, p), at_site(site), ", which was allocated after the graph was captured"));
     const size_t offset = size_t(static_cast<const char*>(p) - a->begin);
     if (offset + bytes > l.bytes) {
         report("OOB", name_of(now), concat(does(), bytes, " bytes at ", describe(*a, p), at_site(site)));
@@ -237,6 +238,7 @@ cudaError_t allocate(void** p, size_t bytes, Where where) {
 cudaError_t allocate_from_pool(void** p, size_t bytes, CUstream_st* s) {
     if (!p) return cudaErrorInvalidValue;
     *p = nullptr;
+    if (s->capture) return invalidate(s, "cudaMallocAsync", "cudaMallocAsync on a stream that is captured (a node that allocates) is not emulated"), cudaErrorNotSupported;
     if (!bytes) return cudaSuccess;
     if (usage.allocated + bytes > fail_after || usage.allocated + bytes > usage.limit) return cudaErrorMemoryAllocation;
     // Memory freed is used again as early as order allows
@@ -298,6 +300,7 @@ cudaError_t free_now(void* p, Where where, const char* function) {
 
 cudaError_t free_in_stream(void* p, CUstream_st* s) {
     if (!p) return cudaSuccess;
+    if (s->capture) return invalidate(s, "cudaFreeAsync", "cudaFreeAsync on a stream that is captured (a node that frees) is not emulated"), cudaErrorNotSupported;
     Allocation* a = to_free(p, "cudaFreeAsync", [](const Allocation& x) { return x.where == Where::device; });
     if (!a) return cudaErrorInvalidValue;
     const size_t bytes = a->lives.back().bytes;

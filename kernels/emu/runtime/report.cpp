@@ -1,5 +1,7 @@
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <unistd.h>
 #include <set>
 #include <utility>
 #include "kernels/emu/runtime/state.h"
@@ -19,6 +21,19 @@ Reports& reports() {
 }
 std::atomic<int> count;
 
+// A program that was reported has failed, whatever it returns
+void fail_at_exit() {
+    static const bool once = [] {
+        return on_exit([](int status, void*) {
+            if (status) return;
+            std::fprintf(stderr, "emulated CUDA runtime: the program was reported, and exits with %d instead of 0\n", int(Exit::device));
+            std::fflush(nullptr);
+            _exit(int(Exit::device));
+        }, nullptr) == 0;
+    }();
+    (void)once;
+}
+
 }
 
 void report(const std::string& kind, const std::string& cause, const std::string& text) {
@@ -27,7 +42,7 @@ void report(const std::string& kind, const std::string& cause, const std::string
     if (!r.known.insert(kind + " " + cause).second) return;
     count++;
     if (r.collecting) r.kept.push_back({kind, text});
-    else std::fprintf(stderr, "emulated CUDA runtime: %s: %s\n", kind.c_str(), text.c_str());
+    else fail_at_exit(), std::fprintf(stderr, "emulated CUDA runtime: %s: %s\n", kind.c_str(), text.c_str());
 }
 
 std::vector<Report> take_reports() {

@@ -98,6 +98,18 @@ void run_one_towards(const std::shared_ptr<Operation>&);        // a query: else
 void run_host_function(cudaHostFn_t, void* argument);
 void set_sticky(cudaError_t);                   // a kernel failed: what waits for it fails
 
+// ---- graphs.cpp
+struct Capture;
+struct Program;
+extern RecordId captured_at;                    // when what runs was captured; 0: it was issued
+cudaError_t refused_in_capture(const char* function);
+void invalidate(CUstream_st*, const std::string& cause, const std::string& text);       // its capture
+void default_stream_is_used();
+void forget_captures();
+std::shared_ptr<Operation> add_node(CUstream_st*, const std::string& name, std::function<void()> run);
+void record_captured(CUevent_st*, CUstream_st*);
+cudaError_t wait_captured(CUstream_st*, CUevent_st*);
+
 // ---- around each function of the API (api.cpp)
 cudaError_t injected(const char* function);
 cudaError_t note(cudaError_t);                  // for cudaGetLastError
@@ -108,6 +120,7 @@ template <class F> auto api(const char* function, decltype(std::declval<F>()()) 
     }
     const std::lock_guard lock(state_mutex());
     if (const cudaError_t e = injected(function)) return decltype(f())(e);
+    if (const cudaError_t e = refused_in_capture(function)) return decltype(f())(e);
     return f();
 }
 
@@ -122,9 +135,24 @@ struct CUstream_st {
     bool non_blocking = false, is_default = false, destroyed = false;
     unsigned priority = 0;                      // random, for the policy of that name
     uint64_t issued = 0, needed = 0;            // numbers of operations: somebody waits for those up to `needed`
+    std::shared_ptr<merv::emulated_runtime::Capture> capture;
+    std::vector<size_t> tips;                   // nodes that the next one captured follows
 };
 struct CUevent_st {
     std::shared_ptr<merv::emulated_runtime::Operation> operation;      // that records it; null: never recorded
     merv::emulated_runtime::Clock knows;
     bool timed = true, destroyed = false;
+    std::shared_ptr<merv::emulated_runtime::Capture> capture;          // that it was recorded in, behind these nodes
+    std::vector<size_t> nodes;
+};
+struct CUgraph_st {
+    std::shared_ptr<const merv::emulated_runtime::Program> program;
+    bool destroyed = false;
+};
+struct CUgraphExec_st {
+    std::shared_ptr<const merv::emulated_runtime::Program> program;
+    std::vector<CUstream_st*> lanes;            // for forks; [0] is not used
+    std::shared_ptr<merv::emulated_runtime::Operation> launched;        // the last of the launch before, which the next one follows
+    merv::emulated_runtime::Clock knows;
+    bool destroyed = false;
 };

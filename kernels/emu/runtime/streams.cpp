@@ -148,11 +148,13 @@ CUstream_st* stream_of(cudaStream_t s) {
         if (s->destroyed) report("STREAM", s->name, s->name + " is used after it was destroyed");
         return s;
     }
+    default_stream_is_used();
     if (!default_stream) default_stream = new_stream(false), default_stream->is_default = true, default_stream->name = "the default stream";
     return default_stream;
 }
 
 std::shared_ptr<Operation> issue(CUstream_st* s, const std::string& name, std::function<void()> run, const std::shared_ptr<Operation>& after, const Clock* knows) {
+    if (s->capture) return add_node(s, name, std::move(run));
     const auto o = std::make_shared<Operation>();
     join(s->knows, host.knows);
     auto follow = [&](const std::shared_ptr<Operation>& other, const Clock& what_it_knows) {
@@ -230,7 +232,7 @@ void configure(Policy p, unsigned seed) {
     for (CUstream_st* s : streams()) s->priority = random_bits();
     spare = 0;
     sticky = cudaSuccess;
-    forget_injected();
+    forget_injected(), forget_captures();
     fail_allocations_after(~size_t(0));
 }
 void finish() {
