@@ -14,17 +14,19 @@ Peaks (*measure_peaks)() = nullptr;
 
 namespace {
 
-struct Key {
-    const char* name;
-    Dims shape;
-    DType dtype, multiply;
-    Device device;
-    bool operator==(const Key&) const = default;
+// Calls of one row: all but the amount of work. Without memcmp, which six numbers are too few for; each factor of the hash is odd and
+// its own, so that products do not wait for one another.
+struct SameRow {
+    bool operator()(const OpCall& a, const OpCall& b) const {
+        int64_t differ = 0;
+        for (size_t i = 0; i < a.shape.size(); i++) differ |= a.shape[i] ^ b.shape[i];
+        return a.work.name == b.work.name && !differ && a.dtype == b.dtype && a.multiply == b.multiply && a.device == b.device;
+    }
 };
-struct HashKey {
-    size_t operator()(const Key& k) const {     // each factor is odd and its own, so the products do not wait for one another
-        const auto d = [&](size_t i) { return size_t(k.shape[i]); };
-        const size_t h = reinterpret_cast<size_t>(k.name) + (size_t(k.dtype) << 8 ^ size_t(k.multiply) << 12 ^ size_t(k.device) << 16) + d(0) * 0x9e3779b97f4a7c15u + d(1) * 0xc2b2ae3d27d4eb4fu +
+struct HashRow {
+    size_t operator()(const OpCall& c) const {
+        const auto d = [&](size_t i) { return size_t(c.shape[i]); };
+        const size_t h = reinterpret_cast<size_t>(c.work.name) + (size_t(c.dtype) << 8 ^ size_t(c.multiply) << 12 ^ size_t(c.device) << 16) + d(0) * 0x9e3779b97f4a7c15u + d(1) * 0xc2b2ae3d27d4eb4fu +
                          d(2) * 0x165667b19e3779f9u + d(3) * 0x27d4eb2f165667c5u + d(4) * 0x85ebca77c2b2ae63u + d(5) * 0xd6e8feb86659fd93u;
         return h ^ h >> 29 ^ h >> 43;
     }
@@ -58,9 +60,8 @@ struct Recorder {
     SpinLock mutex;
     Options options;
     Results r;
-    std::unordered_map<Key, uint32_t, HashKey> rows;
-    struct Recent { int session; uint32_t row; Key key; };
-    std::array<Recent, 256> recent{};
+    std::unordered_map<OpCall, uint32_t, HashRow, SameRow> rows;
+    std::array<uint32_t, 256> recent{};         // 1 + a row, by its hash; 0: none
     std::vector<std::vector<uint32_t>> children{{}};            // of each stage, by 1 + its index; [0]: the outermost
     std::atomic<DeviceTimer*> timer = nullptr;
     std::atomic<Device> timed = Device::cuda;
@@ -69,12 +70,11 @@ struct Recorder {
     int ended = 0;
 
     uint32_t row(const OpCall& c) {
-        const Key key{c.work.name, c.shape, c.dtype, c.multiply, c.device};
-        Recent& seen = recent[HashKey()(key) % recent.size()];  // a step's ops are few and come again and again: mostly found here
-        if (seen.session == session && seen.key == key) return seen.row;
-        const auto [at, fresh] = rows.try_emplace(key, uint32_t(r.ops.size()));
+        uint32_t& seen = recent[HashRow()(c) % recent.size()];  // a step's ops are few and come again and again: mostly found here
+        if (seen && SameRow()(r.ops[seen - 1], c)) return seen - 1;
+        const auto [at, fresh] = rows.try_emplace(c, uint32_t(r.ops.size()));
         if (fresh) r.ops.push_back({{{c.work.name}, c.shape, c.dtype, c.multiply, c.device}});
-        seen = {session, at->second, key};
+        seen = at->second + 1;
         return at->second;
     }
     uint32_t stage(std::string_view name) {
@@ -114,6 +114,7 @@ struct Recorder {
     }
     void take(const std::vector<DeviceTimer::Interval>& intervals) {
         for (const auto& i : intervals) {
+            if (i.row >= r.ops.size()) continue;                // of a run before, which did not wait for it
             const auto [at, fresh] = r.streams.try_emplace(i.stream, StreamTotal{i.begin, i.begin});
             StreamTotal& s = at->second;
             const int64_t begin = std::max(i.begin, s.end), end = std::max(i.end, begin);      // clocks of events overlap by their rounding
@@ -181,7 +182,7 @@ void start(const Options& options) {
     set_clock();
     Recorder& p = recorder();
     const std::lock_guard lock(p.mutex);
-    p.options = options, p.r = {}, p.rows.clear(), p.children = {{}}, p.memory_seen = 0;
+    p.options = options, p.r = {}, p.rows.clear(), p.recent = {}, p.children = {{}}, p.memory_seen = 0;
     p.r.began = now();
     p.session++, launches = 0;
     enabled = true;
@@ -192,6 +193,7 @@ Results stop() {
     const std::lock_guard lock(p.mutex);
     if (DeviceTimer* t = p.timer) p.take(t->finished(true));
     p.session++;
+    p.rows.clear(), p.recent = {};              // an op that began before this may still ask for a row
     p.r.launches = launches, p.r.memory = peak_memory_by_tag();
     const bool on_device = std::any_of(p.r.ops.begin(), p.r.ops.end(), [](const OpTotal& o) { return o.device_calls > 0; });
     if (DeviceTimer* t = p.timer; t && on_device) p.r.device_peaks = t->peaks();
