@@ -137,9 +137,9 @@ std::vector<Case> block_cases(const Sizes& s, DType dtype) {
         cases.push_back({"block", "llama layer", concat(s.tokens, "x", l.width), dtype, 0, 3 * llama_layer_flops(l, N, N * (N + 1) / 2), [=] {
             auto layer = std::make_shared<LlamaLayer>(l);
             fill(*layer, dtype), trains(*layer);
-            const Tensor x = hidden(s.tokens, l.width, dtype).reshape({1, s.tokens, l.width});
+            const Tensor x = hidden(s.tokens, l.width, dtype);
             const auto [cos, sin] = rope_tables(l, s.tokens);
-            return [=, cos = cos, sin = sin] { step([&](const Tensor& in) { return (*layer)(in, cos, sin); }, x, x); };
+            return [=, cos = cos, sin = sin] { step([&](const Tensor& in) { return (*layer)(in, cos, sin, {s.tokens}); }, x, x); };
         }});
     if (s.encoder != "llama")
         cases.push_back({"block", "vit-l block", concat(F, "x", tokens, "x", v.width), dtype, 0, 3 * block_flops(double(F), double(tokens), v.width, v.mlp), [=] {

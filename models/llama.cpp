@@ -10,23 +10,23 @@ LlamaLayer::LlamaLayer(const LlamaConfig& c)
       v(c.width, int64_t(c.kv_heads) * c.head_dim, c.qkv_bias), o(int64_t(c.heads) * c.head_dim, c.width, c.o_bias), gate(c.width, c.mlp, false),
       up(c.width, c.mlp, false), down(c.mlp, c.width, false), heads(c.heads), kv_heads(c.kv_heads), head_dim(c.head_dim) {}
 
-Tensor LlamaLayer::operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache, size_t layer) const {
-    const int64_t B = x.dim(0), N = x.dim(1), start = cache ? cache->length : 0, kv_width = int64_t(kv_heads) * head_dim;
-    const Tensor n = input_norm(x);                                                                     // (B, N, C)
-    Tensor rq = q(n).reshape({B, N, heads, head_dim}), rk = k(n).reshape({B, N, kv_heads, head_dim}), rv = v(n).reshape({B * N, kv_width});
+Tensor LlamaLayer::operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, const nn::Lengths& lengths, KvCache* cache, size_t layer) const {
+    const int64_t M = x.dim(0), start = cache ? cache->length : 0, kv_width = int64_t(kv_heads) * head_dim;
+    const Tensor n = input_norm(x, lengths);                                                            // (M, C)
+    Tensor rq = q(n, {.lengths = lengths}).reshape({M, heads, head_dim}), rk = k(n, {.lengths = lengths}).reshape({M, kv_heads, head_dim}), rv = v(n, {.lengths = lengths});
     if (cache) {
-        CHECK(B == 1, "llama: a cache holds one sequence, not ", B);
-        const Shape kv{N, kv_heads, head_dim};
-        rq = nn::rope_append(rq.reshape({N, heads, head_dim}), rk.reshape(kv), rv.reshape(kv), cos, sin, start, cache->k[layer], cache->v[layer]);
+        CHECK(lengths.size() <= 1, "llama: a cache holds one sequence, not ", lengths.size());
+        rq = nn::rope_append(rq, rk, rv.reshape(rk.shape()), cos, sin, start, cache->k[layer], cache->v[layer]);
         rk = cache->k[layer], rv = cache->v[layer];
     } else {
-        rq = nn::rope(rq, cos, sin, 0), rk = nn::rope(rk, cos, sin, 0).reshape({B * N, kv_width});
+        rq = nn::rope(rq, cos, sin, lengths), rk = nn::rope(rk, cos, sin, lengths).reshape({M, kv_width});
     }
-    const Tensor a = nn::attention({.q = rq.reshape({B * N, int64_t(heads) * head_dim}), .k = rk, .v = rv, .queries = nn::Layout::contiguous(B, N), .keys = nn::Layout::contiguous(B, start + N),
-                                    .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal});    // (B N, H D)
-    const Tensor h = o(a.reshape({B, N, int64_t(heads) * head_dim}), {.residual = x});                  // (B, N, C)
-    const Tensor m = post_norm(h);                                                                      // (B, N, C)
-    return down(gate(m, {.act = nn::Act::silu, .gate = up(m)}), {.residual = h});                       // (B, N, C)
+    nn::AttentionArgs args{.q = rq.reshape({M, int64_t(heads) * head_dim}), .k = rk, .v = rv, .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .mask = nn::Mask::causal};
+    if (cache) args.queries = nn::Layout::contiguous(1, M), args.keys = nn::Layout::contiguous(1, start + M);
+    else args.lengths = lengths;
+    const Tensor h = o(nn::attention(args), {.residual = x, .lengths = lengths});                       // (M, C)
+    const Tensor m = post_norm(h, lengths);                                                             // (M, C)
+    return down(gate(m, {.act = nn::Act::silu, .gate = up(m, {.lengths = lengths}), .lengths = lengths}), {.residual = h, .lengths = lengths});       // (M, C)
 }
 
 Llama::Llama(const LlamaConfig& c) : config(c), embed_tokens(Tensor::declare({c.vocab, c.width})), layers(size_t(c.layers)), norm(c.width, c.eps) {
@@ -50,28 +50,34 @@ Tensor Llama::embed(std::span<const int32_t> ids) const { return nn::embedding(e
 Tensor Llama::forward(const Tensor& embeds, KvCache& cache) const {
     CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && cache.length + embeds.dim(0) <= cache.capacity(),
           "llama: input ", embeds, " at position ", cache.length, " of ", cache.capacity());
-    Tensor x = embeds.reshape({1, embeds.dim(0), embeds.dim(1)});                                       // (1, N, C)
+    Tensor x = embeds;                                                                                  // (N, C)
     const profile::Range range(embeds.dim(0) > 1 ? "prefill" : "decode");
-    for (size_t i = 0; i < layers.size(); i++) { const profile::Range layer("unit"); x = layers[i](x, cache.cos, cache.sin, &cache, i); }
+    for (size_t i = 0; i < layers.size(); i++) { const profile::Range layer("unit"); x = layers[i](x, cache.cos, cache.sin, {}, &cache, i); }
     cache.length += embeds.dim(0);
-    return x.reshape(embeds.shape());
-}
-
-Tensor Llama::forward(const Tensor& embeds) const {
-    CHECK(embeds.shape().rank() == 3 && embeds.dim(2) == config.width, "llama: input ", embeds);
-    const auto [cos, sin] = rope_tables(config, embeds.dim(1));
-    Tensor x = embeds;
-    for (const LlamaLayer& l : layers) x = nn::run_unit(x, [layer = &l, cos = cos, sin = sin](const Tensor& h) { return (*layer)(h, cos, sin); });
     return x;
 }
 
-Tensor Llama::loss(const Tensor& hidden, std::span<const int32_t> labels, int64_t count) const {
-    const int64_t B = hidden.dim(0), N = hidden.dim(1);
-    CHECK(int64_t(labels.size()) == B * N, "llama: ", labels.size(), " labels for ", hidden);
+Tensor Llama::forward(const Tensor& embeds, const nn::Lengths& lengths) const {
+    CHECK(embeds.shape().rank() == 2 && embeds.dim(1) == config.width && !lengths.empty(), "llama: input ", embeds, " as ", lengths.size(), " sequences");
+    const auto [cos, sin] = rope_tables(config, *std::max_element(lengths.begin(), lengths.end()));
+    Tensor x = embeds;
+    for (const LlamaLayer& l : layers) x = nn::run_unit(x, [layer = &l, cos = cos, sin = sin, lengths](const Tensor& h) { return (*layer)(h, cos, sin, lengths); });
+    return x;
+}
+
+Tensor Llama::loss(const Tensor& hidden, const nn::Lengths& lengths, std::span<const int32_t> labels, int64_t count, bool every_row) const {
+    CHECK(int64_t(labels.size()) == hidden.dim(0), "llama: ", labels.size(), " labels for ", hidden);
     std::vector<int32_t> rows, wanted;
-    for (int64_t i = 0; i + 1 < B * N; i++)
-        if ((i + 1) % N && labels[size_t(i + 1)] != nn::kIgnore) rows.push_back(int32_t(i)), wanted.push_back(labels[size_t(i + 1)]);
-    const Tensor asked = norm(nn::gather_rows(hidden.reshape({B * N, config.width}), from_ints(rows)));         // (labels, C)
+    int64_t end = 0;
+    for (int64_t n : lengths) {
+        end += n;
+        for (int64_t i = end - n; i < end; i++) {
+            const int32_t next = i + 1 < end ? labels[size_t(i + 1)] : nn::kIgnore;
+            if (every_row || next != nn::kIgnore) rows.push_back(int32_t(i)), wanted.push_back(next);
+        }
+    }
+    CHECK(end == hidden.dim(0), "llama: sequences of ", end, " rows in all for ", hidden);
+    const Tensor asked = norm(nn::gather_rows(hidden, from_ints(rows)));                                // (labels, C)
     return nn::linear_cross_entropy(asked, lm_head ? lm_head.weight : embed_tokens, from_ints(wanted), count);
 }
 

@@ -25,8 +25,8 @@ struct LlamaLayer {
     int heads = 0, kv_heads = 0, head_dim = 0;
     LlamaLayer() = default;
     LlamaLayer(const LlamaConfig&);
-    // (B, N, C) -> (B, N, C): B sequences from position 0; or with a cache one, at the positions that follow it, appended to it.
-    Tensor operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, KvCache* cache = nullptr, size_t layer = 0) const;
+    // (M, C) -> (M, C): sequences of these lengths, each from position 0; or with a cache one, at the positions that follow it, appended to it.
+    Tensor operator()(const Tensor& x, const Tensor& cos, const Tensor& sin, const nn::Lengths& lengths, KvCache* cache = nullptr, size_t layer = 0) const;
     void visit(auto&& f) {
         f("self_attn.q_proj", q), f("self_attn.k_proj", k), f("self_attn.v_proj", v), f("self_attn.o_proj", o);
         f("mlp.gate_proj", gate), f("mlp.up_proj", up), f("mlp.down_proj", down);
@@ -47,11 +47,13 @@ struct Llama {
     KvCache cache(int64_t capacity) const;
     Tensor embed(std::span<const int32_t> ids) const;           // (N, C)
     Tensor forward(const Tensor& x, KvCache& cache) const;      // (N, C) -> (N, C); positions follow on from the cache
-    Tensor forward(const Tensor& x) const;                      // (B, N, C) -> (B, N, C): whole sequences from position 0, for training
+    // (M, C) -> (M, C): whole sequences of these lengths, one behind the other, for training. A sequence's hidden states and its share of every gradient
+    // of the layers have the same bits whatever stands beside it.
+    Tensor forward(const Tensor& x, const nn::Lengths& lengths) const;
     Tensor logits(const Tensor& hidden) const;                  // (N, C) -> (N, V) f32: final norm and head, for the rows that are needed
-    // Cross-entropy of hidden (B, N, C) against labels (B N), kIgnore where nothing is to be learnt: position i is asked for the
-    // label of i + 1. The mean over labels, or their sum divided by `count`. The head runs on the rows that have a label.
-    Tensor loss(const Tensor& hidden, std::span<const int32_t> labels, int64_t count = 0) const;
+    // Cross-entropy of hidden (M, C), sequences of these lengths, against labels (M), kIgnore where nothing is to be learnt: position i is asked for the
+    // label of i + 1. The mean over labels, or their sum divided by `count`. The head runs on the rows that have a label, or on every row.
+    Tensor loss(const Tensor& hidden, const nn::Lengths& lengths, std::span<const int32_t> labels, int64_t count = 0, bool every_row = false) const;
     void visit(auto&& f) { f("model.embed_tokens.weight", embed_tokens), f("model.layers", layers), f("model.norm", norm), f("lm_head", lm_head); }
 };
 

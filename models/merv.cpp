@@ -53,11 +53,13 @@ Projector::Projector(Arch::Mapping mapping, int frames, int side, int64_t in, in
         case Arch::Mapping::fused_gelu_mlp: layers = {{in, 4 * in}, {4 * in, out}, {out, out}}; break;
     }
 }
-Tensor Projector::operator()(const Tensor& features) const {
+Tensor Projector::pool(const Tensor& features) const {
     const int64_t T = features.dim(0), Y = std::llround(std::sqrt(double(features.dim(1)))), C = features.dim(2);
     CHECK(Y * Y == features.dim(1), "projector: features ", features, " are not on a square grid");
-    Tensor x = nn::adaptive_pool(features.reshape({1, T, Y, Y, C}), frames, side, side);             // (1, t, s, s, C)
-    x = x.reshape({int64_t(frames) * side * side, C});
+    return nn::adaptive_pool(features.reshape({1, T, Y, Y, C}), frames, side, side).reshape({int64_t(frames) * side * side, C});
+}
+Tensor Projector::operator()(const Tensor& pooled) const {
+    Tensor x = pooled;
     for (size_t i = 0; i < layers.size(); i++) x = layers[i](x, {.act = i + 1 < layers.size() ? nn::Act::gelu : nn::Act::none});
     return x;                                                                                   // (t s s, D)
 }
@@ -93,72 +95,86 @@ int64_t Merv::visual_tokens() const {
     return projectors.empty() ? 0 : int64_t(projectors[0].frames) * projectors[0].side * projectors[0].side;
 }
 
-Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& watch) const {
-    struct Looked { const Encoder* encoder; std::vector<int32_t> frames; Tensor pixels; };
-    std::vector<Looked> looked;                 // encoders that resize alike share the result
-    Visual visual;
-    std::vector<Tensor> projected;
+std::vector<Shown> Merv::look(const Clip& clip, const SeeOptions& options, const Watcher& watch) const {
+    MemTag tag("pixels");
+    const OnDevice host(Device::cpu);
     const Resize strategy = config.image_resize_strategy == "resize-crop" ? Resize::crop : config.image_resize_strategy == "letterbox" ? Resize::letterbox : Resize::naive;
-    for (size_t i = 0; i < encoders.size(); i++) {
-        const Encoder& e = encoders[i];
-        const profile::Range encoder(e.name);
-        profile::Range stage("pixels");
+    struct Looked { const Encoder* encoder; std::vector<int32_t> distinct; Tensor pixels; };
+    std::vector<Looked> looked;                 // encoders that resize alike share the result
+    std::vector<Shown> all;
+    for (const Encoder& e : encoders) {
+        const profile::Range encoder(e.name), stage("pixels");
         Timer preparing;
-        std::vector<int32_t> grid, distinct, back;                  // source frame of each frame shown; the different ones; where in those
+        std::vector<int32_t> grid, distinct;                        // source frame of each frame shown; the different ones
         const int stride = int(clip.grid.size()) / e.frames;
         for (int f = 0; f < e.frames; f++) grid.push_back(clip.grid[size_t(f * stride)]);
         distinct = grid;
         std::sort(distinct.begin(), distinct.end());
         distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-        for (int32_t g : grid) back.push_back(int32_t(std::lower_bound(distinct.begin(), distinct.end(), g) - distinct.begin()));
-
-        Tensor pixels;                                              // (distinct, 3, S, S)
+        Shown shown;
+        for (int32_t g : grid) shown.frames.push_back(int32_t(std::lower_bound(distinct.begin(), distinct.end(), g) - distinct.begin()));
         for (const Looked& l : looked)
-            if (!e.normalises_first && !l.encoder->normalises_first && l.frames == distinct && l.encoder->filter == e.filter && l.encoder->image == e.image &&
-                (strategy != Resize::letterbox || l.encoder->mean == e.mean)) pixels = l.pixels;
-        if (!pixels) {
-            MemTag tag("pixels");
-            const OnDevice host(Device::cpu);
+            if (!e.normalises_first && !l.encoder->normalises_first && l.distinct == distinct && l.encoder->filter == e.filter && l.encoder->image == e.image &&
+                (strategy != Resize::letterbox || l.encoder->mean == e.mean)) shown.pixels = l.pixels;
+        if (!shown.pixels) {
             const Tensor frames = select_frames(clip.frames, distinct);
-            pixels = e.normalises_first ? languagebind_pixels(frames, e.image) : prepare(frames, e.image, e.filter, strategy, e.mean, e.name == "vivit" && strategy != Resize::naive ? 256 * e.image / 224 : 0);
-            if (e.normalises_first && options.flip) mirror(pixels);
-            looked.push_back({&e, distinct, pixels});
+            shown.pixels = e.normalises_first ? languagebind_pixels(frames, e.image) : prepare(frames, e.image, e.filter, strategy, e.mean, e.name == "vivit" && strategy != Resize::naive ? 256 * e.image / 224 : 0);
+            if (e.normalises_first && options.flip) mirror(shown.pixels);
+            looked.push_back({&e, distinct, shown.pixels});
         }
-        nn::Pixels shown{e.per_frame ? pixels.to(current_device()) : select_frames(pixels, back), e.mean, e.std, dtype()};
         if (watch.wants_pixels) {
-            const OnDevice host(Device::cpu);
-            const Tensor all = select_frames(pixels, back);
-            watch("pixels." + e.name, e.normalises_first ? channels_first(all) : normalize(all, e.mean, e.std), preparing.ms(), "data/transform.cpp");
+            const Tensor every = select_frames(shown.pixels, shown.frames);
+            watch("pixels." + e.name, e.normalises_first ? channels_first(every) : normalize(every, e.mean, e.std), preparing.ms(), "data/transform.cpp");
         } else {
-            watch("pixels." + e.name, shown.values, preparing.ms(), "data/transform.cpp");
+            watch("pixels." + e.name, shown.pixels, preparing.ms(), "data/transform.cpp");
         }
+        all.push_back(std::move(shown));
+    }
+    return all;
+}
 
-        stage.next("encode");
+Encoded Merv::encode(const std::vector<Shown>& shown, const SeeOptions& options, const Watcher& watch) const {
+    CHECK(shown.size() == encoders.size(), "merv: ", shown.size(), " encoders' frames for ", encoders.size(), " encoders");
+    Encoded encoded;
+    for (size_t i = 0; i < encoders.size(); i++) {
+        const Encoder& e = encoders[i];
+        const auto& [pixels, frames] = shown[i];
+        const profile::Range encoder(e.name);
+        profile::Range stage("encode");
         Timer encoding;
-        Tensor features = e.features(shown);                                                    // (F or distinct, N, C)
-        visual.frames_encoded.push_back(shown.values.dim(0));
-        if (e.per_frame && distinct.size() < grid.size()) {
+        const bool once = e.per_frame && options.dedupe;
+        const Tensor seen = once ? pixels.to(current_device()) : select_frames(pixels, frames);
+        Tensor features = e.features({seen, e.mean, e.std, dtype()});                           // (F or different ones, N, C)
+        encoded.frames_encoded.push_back(seen.dim(0));
+        if (once && size_t(pixels.dim(0)) < frames.size()) {
             const int64_t N = features.dim(1), C = features.dim(2);
-            features = nn::gather_rows(features.reshape({features.dim(0), N * C}), from_ints(back)).reshape({int64_t(back.size()), N, C});
+            features = nn::gather_rows(features.reshape({features.dim(0), N * C}), from_ints(frames)).reshape({int64_t(frames.size()), N, C});
         }
         watch("features." + e.name, features.reshape({features.dim(0) * features.dim(1), features.dim(2)}), encoding.ms(),
               std::holds_alternative<Vit>(e.model) ? "models/vit.cpp" : "models/vivit.cpp");
+        stage.next("pool");
+        encoded.pooled.push_back(projectors[i].pool(features));                                 // (L, C)
+    }
+    return encoded;
+}
 
-        stage.next("pool and project");
+Visual Merv::fuse(const Encoded& encoded, const SeeOptions& options, const Watcher& watch) const {
+    Visual visual{.tokens = {}, .weights = {1.0f}, .frames_encoded = encoded.frames_encoded};
+    std::vector<Tensor> projected;
+    for (size_t i = 0; i < encoders.size(); i++) {
+        const profile::Range encoder(encoders[i].name), stage("project");
         Timer projecting;
-        projected.push_back(projectors[i](features));                                           // (L, D), Eq. 1
-        watch("projected." + e.name, projected.back(), projecting.ms(), "models/merv.cpp");
+        projected.push_back(projectors[i](encoded.pooled[i]));                                  // (L, D), Eq. 1
+        watch("projected." + encoders[i].name, projected.back(), projecting.ms(), "models/merv.cpp");
     }
     const profile::Range fuse("fuse");
     Timer fusing;
+    visual.tokens = projected[0];
     if (fusion.query && projected.size() > 1) {
         for (Tensor& x : projected) x = x.reshape({1, x.dim(0), x.dim(1)});
         const Tensor w = fusion.weights(projected, options.formula);                            // (1, E)
         visual.weights = to_floats(w);
         visual.tokens = nn::mix(projected, w).reshape({projected[0].dim(1), projected[0].dim(2)});      // (L, D), Eq. 2
-    } else {
-        visual.tokens = projected[0];
-        visual.weights = {1.0f};
     }
     watch("fused", visual.tokens, fusing.ms(), "models/merv.cpp");
     return visual;
@@ -166,7 +182,7 @@ Visual Merv::see(const Clip& clip, const SeeOptions& options, const Watcher& wat
 
 namespace {
 
-// Where a sample's rows go in (B, N, D): the text around the visual tokens, which come behind BOS.
+// Where a sample's rows go, from row `first` on: the text around the visual tokens, which come behind BOS.
 struct Places { std::vector<int32_t> text, visual; };
 Places places(int64_t first, int64_t ids, int64_t visual) {
     Places p;
@@ -185,22 +201,24 @@ Tensor Merv::splice(std::span<const int32_t> ids, const Visual* visual) const {
     return nn::scatter_rows(length(ids.size(), visual), {{text, from_ints(p.text)}, {visual->tokens, from_ints(p.visual)}});      // (L + N, D)
 }
 
-Tensor Merv::loss(std::span<const Sample> samples, int64_t count) const {
-    const int64_t B = int64_t(samples.size());
-    int64_t N = 0;
-    for (const Sample& s : samples) N = std::max(N, length(s.ids.size(), s.visual));
-    std::vector<int32_t> ids, rows, labels(size_t(B * N), nn::kIgnore);
+Tensor Merv::loss(std::span<const Sample> samples, const LossOptions& options) const {
+    nn::Lengths lengths;
+    for (const Sample& s : samples) lengths.push_back(length(s.ids.size(), s.visual));
+    if (options.padded) std::fill(lengths.begin(), lengths.end(), *std::max_element(lengths.begin(), lengths.end()));
+    std::vector<int32_t> ids, rows, labels;
     std::vector<std::pair<Tensor, Tensor>> parts;
-    for (int64_t b = 0; b < B; b++) {
-        const Sample& s = samples[size_t(b)];
+    for (size_t b = 0; b < samples.size(); b++) {
+        const Sample& s = samples[b];
         CHECK(!s.ids.empty() && s.labels.size() == s.ids.size(), "merv: ", s.labels.size(), " labels for ", s.ids.size(), " ids");
-        const Places p = places(b * N, int64_t(s.ids.size()), s.visual ? s.visual->tokens.dim(0) : 0);
+        const Places p = places(int64_t(labels.size()), int64_t(s.ids.size()), s.visual ? s.visual->tokens.dim(0) : 0);
+        labels.resize(labels.size() + size_t(lengths[b]), nn::kIgnore);
         for (size_t i = 0; i < s.ids.size(); i++) labels[size_t(p.text[i])] = s.labels[i];
         ids.insert(ids.end(), s.ids.begin(), s.ids.end()), rows.insert(rows.end(), p.text.begin(), p.text.end());
         if (s.visual) parts.emplace_back(s.visual->tokens, from_ints(p.visual));
     }
     parts.emplace_back(llm.embed(ids), from_ints(rows));
-    return llm.loss(llm.forward(nn::scatter_rows(B * N, parts).reshape({B, N, llm.config.width})), labels, count);
+    const Tensor x = nn::scatter_rows(int64_t(labels.size()), parts);                           // (all lengths, D)
+    return llm.loss(llm.forward(x, lengths), lengths, labels, options.count, options.every_row);
 }
 
 }

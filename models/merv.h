@@ -41,7 +41,8 @@ struct Projector {
     int frames = 16, side = 8;                  // t, s
     Projector() = default;
     Projector(Arch::Mapping, int frames, int side, int64_t in, int64_t out);
-    Tensor operator()(const Tensor& features) const;    // (T, N, C) -> (t s s, D), frame-major
+    Tensor pool(const Tensor& features) const;          // (T, N, C) -> (t s s, C), frame-major
+    Tensor operator()(const Tensor& pooled) const;      // (t s s, C) -> (t s s, D)
     void visit(auto&& f) {                      // the reference wraps twice: AveragePooling*Projector.projector.projector
         for (size_t i = 0; i < layers.size(); i++) f(layers.size() == 1 ? "projector.projector" : "projector.projector." + std::to_string(2 * i), layers[i]);
     }
@@ -74,6 +75,14 @@ struct Watcher {
     void operator()(const std::string& name, const Tensor& value, double ms, const char* source) const { if (on_stage) on_stage({name, value, ms, source}); }
 };
 
+struct Shown {                                  // what one encoder is shown of a clip, on the host
+    Tensor pixels;                              // (different frames, 3, S, S): u8, or f32 already normalised
+    std::vector<int32_t> frames;                // for each frame, which of them
+};
+struct Encoded {                                // what the frozen part makes of a clip
+    std::vector<Tensor> pooled;                 // per encoder: (L, C_e)
+    std::vector<int64_t> frames_encoded;        // per encoder
+};
 struct Visual {                                 // gradients flow through tokens to whatever was trained of their making
     Tensor tokens;                              // (L, D)
     std::vector<float> weights;                 // per encoder; empty without fusion
@@ -89,17 +98,28 @@ struct Merv {
     Tokenizer tokenizer;
     DType dtype() const { return llm.dtype; }   // of all activations
 
-    struct SeeOptions { Fusion::Formula formula = Fusion::Formula::code; bool flip = false; };   // flip: LanguageBind's frames, left to right
-    Visual see(const Clip& clip, const SeeOptions& options, const Watcher& watch = {}) const;
+    struct SeeOptions {
+        Fusion::Formula formula = Fusion::Formula::code;
+        bool flip = false;                      // LanguageBind's frames, left to right
+        bool dedupe = true;                     // per-frame encoders run each different frame once
+    };
+    std::vector<Shown> look(const Clip& clip, const SeeOptions& options, const Watcher& watch = {}) const;
+    Encoded encode(const std::vector<Shown>& shown, const SeeOptions& options, const Watcher& watch = {}) const;
+    Visual fuse(const Encoded& encoded, const SeeOptions& options, const Watcher& watch = {}) const;
+    Visual see(const Clip& clip, const SeeOptions& options, const Watcher& watch = {}) const { return fuse(encode(look(clip, options, watch), options, watch), options, watch); }
     int64_t visual_tokens() const;              // L
 
     // [BOS, visual tokens, rest of the text]: (L + ids, D). Without a visual just the text.
     Tensor splice(std::span<const int32_t> ids, const Visual* visual) const;
 
-    // What training minimises: the cross-entropy of the samples' labels, their mean or their sum divided by `count`. Shorter
-    // samples are padded on the right with rows that no token before them sees.
+    // What training minimises: the cross-entropy of the samples' labels, their mean or their sum divided by `count`.
     struct Sample { std::vector<int32_t> ids, labels; const Visual* visual = nullptr; };       // a label per id, kIgnore where nothing is learnt
-    Tensor loss(std::span<const Sample> samples, int64_t count = 0) const;
+    struct LossOptions {
+        int64_t count = 0;
+        bool padded = false;                    // shorter samples get rows on the right that no token before them sees: the same bits, more work
+        bool every_row = false;                 // the head runs on rows without a label too
+    };
+    Tensor loss(std::span<const Sample> samples, const LossOptions& options = {0, false, false}) const;
 
     // What model.safetensors holds; the encoders and the language model have folders of their own.
     void visit(auto&& f) { f("projectors", projectors), f("feature_fusion", fusion); }

@@ -21,6 +21,21 @@ Shape with_last(const Shape& s, int64_t last) {
     dims.back() = last;
     return Shape(std::span<const int64_t>(dims));
 }
+// f(first row, end row) of each sequence
+void each_sequence(const Lengths& lengths, int64_t rows, const auto& f) {
+    if (lengths.empty()) return f(int64_t(0), rows);
+    int64_t at = 0;
+    for (int64_t n : lengths) f(at, at + n), at += n;
+}
+void check_lengths(const char* op, const Lengths& lengths, int64_t rows) {
+    int64_t sum = 0;
+    for (int64_t n : lengths) {
+        CHECK(n > 0, op, ": a sequence of ", n, " rows");
+        sum += n;
+    }
+    CHECK(lengths.empty() || sum == rows, op, ": sequences of ", sum, " rows in all, given ", rows);
+}
+Tensor rows_of(const Tensor& t, int64_t begin, int64_t end) { return t ? t.reshape({t.rows(), t.dim(-1)}).slice(begin, end) : Tensor(); }
 void check_index(const char* op, const Tensor& index, int64_t rows) {
     CHECK(index.dtype() == DType::i32, op, ": the index is ", index);
     for (int64_t i = 0; i < index.numel() && index.device() != Device::cuda; i++) {      // there it is a token that was sampled: core/cuda.h's RepeatedStep
@@ -86,6 +101,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Linear
     CHECK(!e.scale || is_vector(e.scale, w.dim(0)), "linear: w ", w, ", scale ", e.scale);
     CHECK(!e.gate || (e.gate.shape() == y.shape() && e.gate.dtype() == y.dtype()), "linear: y ", y, ", gate ", e.gate);
     CHECK(!e.residual || (e.residual.numel() == y.numel() && e.residual.dtype() == y.dtype()), "linear: y ", y, ", residual ", e.residual);
+    check_lengths("linear", e.lengths, x.rows());
     const bool plain = e.act == Act::none && !e.gate && !e.scale, recorded = wants_grad({&x, &w, &bias, &e.gate, &e.scale, &e.residual});
     const bool reads_z = e.act != Act::none || (e.gate && e.gate.needs_grad()) || (e.scale && e.scale.needs_grad());
     const Tensor z = recorded && reads_z ? empty_like(y) : Tensor();
@@ -95,17 +111,21 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Linear
         can_refill(y, [z, gate = e.gate.detach(), act = e.act](const Tensor& y) { kernels::linear_refill({.y = y, .z = z, .gate = gate, .act = act}); });
     const Tensor kept = w.needs_grad() ? x.detach() : Tensor();             // the input is read for dw alone
     return record("linear", y, {&x, &w, &bias, &e.gate, &e.scale, &e.residual},
-                  [kept, w, bias, z, act = e.act, gate = e.gate, scale = e.scale, plain, x_shape = x.shape(), dx_slot = x.slot(), dr_slot = e.residual ? e.residual.slot() : Slot(),
+                  [kept, w, bias, z, act = e.act, gate = e.gate, scale = e.scale, lengths = e.lengths, plain, x_shape = x.shape(), dx_slot = x.slot(), dr_slot = e.residual ? e.residual.slot() : Slot(),
                    r_shape = e.residual ? e.residual.shape() : Shape()](Tensor dy) {
         if (dr_slot) add_gradient(dr_slot, dy.reshape(r_shape));
         const bool wants_dz = dx_slot || kept, reuse = plain || dy.unique();    // dz may take dy's place
         const Tensor dz = reuse ? dy : wants_dz ? empty_like(dy) : Tensor(), dgate = gate && gate.needs_grad() ? empty_like(gate) : Tensor();
         const Tensor dscale = grad_buffer(scale), dbias = grad_buffer(bias);
-        if (!plain || dbias)
-            kernels::linear({.dz = plain ? Tensor() : dz, .dgate = dgate, .dscale = dscale, .dbias = dbias, .dy = dy, .z = z, .gate = gate, .scale = scale, .act = act});
+        const Tensor dw = kept ? grad_buffer(w) : Tensor();
+        each_sequence(lengths, dy.rows(), [&](int64_t begin, int64_t end) {
+            auto part = [&](const Tensor& t) { return rows_of(t, begin, end); };
+            if (!plain || dbias)
+                kernels::linear({.dz = plain ? Tensor() : part(dz), .dgate = part(dgate), .dscale = dscale, .dbias = dbias, .dy = part(dy), .z = part(z), .gate = part(gate), .scale = scale, .act = act});
+            if (kept) kernels::linear({.dw = dw, .dz = part(dz), .x = part(kept)});
+        });
         dy = {};
         if (dgate) add_gradient(gate.slot(), dgate);
-        if (kept) kernels::linear({.dw = grad_buffer(w), .dz = dz, .x = kept});
         if (dx_slot) {
             const Tensor dx(x_shape, dz.dtype());
             kernels::linear({.dx = dx, .dz = dz, .w = w});
@@ -126,45 +146,73 @@ Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
         add_gradient(slot, dx);
     });
 }
-Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps) {
+Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps, const Lengths& lengths) {
     CHECK(is_float(x) && is_vector(w, x.dim(-1)), "rmsnorm: x ", x, ", w ", w);
+    check_lengths("rmsnorm", lengths, x.rows());
     Tensor y = empty_like(x);
     kernels::rmsnorm({.y = y, .x = x, .w = w, .eps = eps});
     if (wants_grad({&x, &w})) can_refill(y, [x = x.detach(), w, eps](const Tensor& y) { kernels::rmsnorm({.y = y, .x = x, .w = w, .eps = eps}); });
-    return record("rmsnorm", y, {&x, &w}, [x = x.detach(), slot = x.slot(), w, eps](const Tensor& dy) {
-        const Tensor dx = slot ? empty_like(x) : Tensor();
-        kernels::rmsnorm({.dx = dx, .dw = grad_buffer(w), .dy = dy, .x = x, .w = w, .eps = eps});
+    return record("rmsnorm", y, {&x, &w}, [x = x.detach(), slot = x.slot(), w, eps, lengths](const Tensor& dy) {
+        const Tensor dx = slot ? empty_like(x) : Tensor(), dw = grad_buffer(w);
+        each_sequence(lengths, x.rows(), [&](int64_t begin, int64_t end) {
+            kernels::rmsnorm({.dx = rows_of(dx, begin, end), .dw = dw, .dy = rows_of(dy, begin, end), .x = rows_of(x, begin, end), .w = w, .eps = eps});
+        });
         add_gradient(slot, dx);
     });
+}
+
+namespace {
+
+// Runs of equal lengths go to the kernel together.
+std::vector<Layout> layouts(const Lengths& lengths) {
+    std::vector<Layout> runs;
+    int64_t first = 0;
+    for (int64_t n : lengths) {
+        if (!runs.empty() && runs.back().tokens == n) runs.back().sequences++;
+        else runs.push_back(Layout::contiguous(1, n, first));
+        first += n;
+    }
+    return runs;
+}
+
 }
 
 Tensor attention(const AttentionArgs& a) {
     const int64_t D = a.head_dim, width = a.heads * D, kv_width = a.kv_heads * D;
     auto rows = [](const Tensor& t, const Layout& l, int64_t column) {
         const int64_t ld = t.dim(-1);
-        return kernels::Rows{t, column, l.inner, l.outer * ld, l.inner_step * ld, l.token_step * ld};
+        return kernels::Rows{t, column + l.first * ld, l.inner, l.outer * ld, l.inner_step * ld, l.token_step * ld};
     };
     auto fits = [&](const Tensor& t, const Layout& l, int64_t column, int64_t width) {
-        const int64_t last = (l.sequences - 1) / l.inner * l.outer + (l.inner - 1) * l.inner_step + (l.tokens - 1) * l.token_step;
+        const int64_t last = l.first + (l.sequences - 1) / l.inner * l.outer + (l.inner - 1) * l.inner_step + (l.tokens - 1) * l.token_step;
         return is_float(t) && t.dtype() == a.q.dtype() && last < t.rows() && column >= 0 && column + width <= t.dim(-1);
     };
     CHECK(D % 4 == 0 && D > 0 && D <= 128, "attention: head dimension ", D, "; multiples of 4 up to 128 are supported");
     CHECK(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "attention: ", a.heads, " heads over ", a.kv_heads, " key/value heads");
-    CHECK(a.queries.sequences == a.keys.sequences && fits(a.q, a.queries, a.q_column, width) && fits(a.k, a.keys, a.k_column, kv_width) &&
-          fits(a.v, a.keys, a.v_column, kv_width), "attention: q ", a.q, ", k ", a.k, ", v ", a.v, " do not hold ", a.queries.sequences, " sequences of ",
-          a.queries.tokens, " queries and ", a.keys.tokens, " keys of ", a.heads, "/", a.kv_heads, " heads of ", D);
+    check_lengths("attention", a.lengths, a.q.rows());
+    std::vector<std::pair<Layout, Layout>> runs;                                    // queries and keys of one kernel call each
+    if (a.lengths.empty()) runs.emplace_back(a.queries, a.keys);
+    for (const Layout& l : layouts(a.lengths)) runs.emplace_back(l, l);
+    for (const auto& [queries, keys] : runs)
+        CHECK(queries.sequences == keys.sequences && fits(a.q, queries, a.q_column, width) && fits(a.k, keys, a.k_column, kv_width) && fits(a.v, keys, a.v_column, kv_width),
+              "attention: q ", a.q, ", k ", a.k, ", v ", a.v, " do not hold ", queries.sequences, " sequences of ", queries.tokens, " queries and ", keys.tokens, " keys of ",
+              a.heads, "/", a.kv_heads, " heads of ", D);
+    CHECK(!a.k_len || a.lengths.empty(), "attention: k_len beside lengths");
     CHECK(!a.k_len || (a.k_len.dtype() == DType::i32 && a.k_len.numel() == a.keys.sequences), "attention: k_len ", a.k_len, " for ", a.keys.sequences, " sequences");
     for (int64_t s = 0; a.k_len && s < a.keys.sequences; s++)
         CHECK(a.k_len.data<int32_t>()[s] >= 0 && a.k_len.data<int32_t>()[s] <= a.keys.tokens, "attention: sequence ", s, " has ", a.k_len.data<int32_t>()[s], " keys of ", a.keys.tokens);
-    const bool covered = a.queries.sequences * a.queries.tokens == a.q.rows();      // rows of no sequence are zero
+    const bool covered = !a.lengths.empty() || a.queries.sequences * a.queries.tokens == a.q.rows();      // rows of no sequence are zero
     const Tensor o = covered ? Tensor({a.q.rows(), width}, a.q.dtype()) : zeros({a.q.rows(), width}, a.q.dtype());
     const bool recorded = wants_grad({&a.q, &a.k, &a.v});
-    kernels::AttentionFwd fwd{.o = rows(o, a.queries, 0), .lse = recorded ? Tensor({a.queries.sequences, a.heads, a.queries.tokens}) : Tensor(),
-                              .q = rows(a.q.detach(), a.queries, a.q_column), .k = rows(a.k.detach(), a.keys, a.k_column), .v = rows(a.v.detach(), a.keys, a.v_column),
-                              .S = a.queries.sequences, .Nq = a.queries.tokens, .Nk = a.keys.tokens, .H = a.heads, .Hkv = a.kv_heads, .D = D,
-                              .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = here(a.k_len)};
-    kernels::attention(fwd);
-    return record("attention", o, {&a.q, &a.k, &a.v}, [a, fwd, rows](const Tensor& dy) {
+    std::vector<kernels::AttentionFwd> calls;
+    for (const auto& [queries, keys] : runs) {
+        calls.push_back({.o = rows(o, queries, 0), .lse = recorded ? Tensor({queries.sequences, a.heads, queries.tokens}) : Tensor(),
+                         .q = rows(a.q.detach(), queries, a.q_column), .k = rows(a.k.detach(), keys, a.k_column), .v = rows(a.v.detach(), keys, a.v_column),
+                         .S = queries.sequences, .Nq = queries.tokens, .Nk = keys.tokens, .H = a.heads, .Hkv = a.kv_heads, .D = D,
+                         .scale = 1.0f / std::sqrt(float(D)), .mask = a.mask, .k_len = here(a.k_len)});
+        kernels::attention(calls.back());
+    }
+    return record("attention", o, {&a.q, &a.k, &a.v}, [a, calls, runs, rows](const Tensor& dy) {
         // q, k, v may be columns of one tensor, whose gradient then is one tensor too; rows no sequence holds get zeros
         struct Made { Slot slot; Tensor sum; std::vector<int64_t> columns; };
         std::vector<Made> made;
@@ -180,8 +228,10 @@ Tensor attention(const AttentionArgs& a) {
             return made.back().sum;
         };
         const Tensor dq = gradient(a.q, a.q_column, a.heads * a.head_dim), dk = gradient(a.k, a.k_column, a.kv_heads * a.head_dim), dv = gradient(a.v, a.v_column, a.kv_heads * a.head_dim);
-        kernels::attention({.dq = rows(dq, a.queries, a.q_column), .dk = rows(dk, a.keys, a.k_column), .dv = rows(dv, a.keys, a.v_column),
-                            .dout = rows(dy, a.queries, 0), .fwd = fwd});
+        for (size_t i = 0; i < calls.size(); i++) {
+            const auto& [queries, keys] = runs[i];
+            kernels::attention({.dq = rows(dq, queries, a.q_column), .dk = rows(dk, keys, a.k_column), .dv = rows(dv, keys, a.v_column), .dout = rows(dy, queries, 0), .fwd = calls[i]});
+        }
         for (const Made& m : made) add_gradient(m.slot, m.sum);
     });
 }
@@ -196,6 +246,20 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start
         kernels::rope({.y = dx, .x = dy, .cos = cos, .sin = sin, .start = start, .inverse = true});
         add_gradient(slot, dx);
     });
+}
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Lengths& lengths) {
+    CHECK(x.shape().rank() == 3 && !lengths.empty() && is_float(x) && x.dim(-1) % 2 == 0 && cos.shape() == sin.shape() && cos.dim(-1) == x.dim(-1) / 2, "rope: x ", x, ", cos ", cos, ", sin ", sin);
+    check_lengths("rope", lengths, x.dim(0));
+    for (int64_t n : lengths) CHECK(n <= cos.dim(0), "rope: ", n, " positions of a table of ", cos.dim(0));
+    auto turned = [cos, sin, lengths](const Tensor& x, bool inverse) {
+        const Tensor y = empty_like(x);
+        each_sequence(lengths, x.dim(0), [&](int64_t begin, int64_t end) {
+            kernels::rope({.y = y.slice(begin, end), .x = x.detach().slice(begin, end), .cos = cos, .sin = sin, .inverse = inverse});
+        });
+        return y;
+    };
+    return record("rope", turned(x, false), {&x}, [slot = x.slot(), turned](const Tensor& dy) { add_gradient(slot, turned(dy, true)); });
 }
 
 Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, int64_t start, const Tensor& k_cache, const Tensor& v_cache) {

@@ -15,31 +15,37 @@ namespace merv::nn {
 using kernels::Act;
 using kernels::Mask;
 
-struct LinearExtras { Act act = Act::none; Tensor gate = {}, scale = {}, residual = {}; };
+// The lengths of sequences whose rows lie one behind the other, x (rows, ..). What sums over rows (gradients of parameters) then sums sequence by sequence,
+// so rows of padding behind a sequence change no bit, nor does running sequences together or one after the other. None: all rows are one sequence.
+using Lengths = std::vector<int64_t>;
+
+struct LinearExtras { Act act = Act::none; Tensor gate = {}, scale = {}, residual = {}; Lengths lengths = {}; };
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const LinearExtras& extras = {});    // (.., K) -> (.., N)
 
 Tensor layernorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps);
-Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps);
+Tensor rmsnorm(const Tensor& x, const Tensor& w, float eps, const Lengths& lengths = {});
 
 // Which rows of a (rows, width) tensor make the sequences attention runs over, counted in rows:
-// token n of sequence s is row  s / inner * outer + s % inner * inner_step + n * token_step.
+// token n of sequence s is row  first + s / inner * outer + s % inner * inner_step + n * token_step.
 struct Layout {
-    int64_t sequences, tokens, inner, outer, inner_step, token_step;
-    static Layout contiguous(int64_t sequences, int64_t tokens) { return {sequences, tokens, 1, tokens, 0, 1}; }
+    int64_t sequences, tokens, inner, outer, inner_step, token_step, first = 0;       // first: a row before all of them
+    static Layout contiguous(int64_t sequences, int64_t tokens, int64_t first = 0) { return {sequences, tokens, 1, tokens, 0, 1, first}; }
     // Rows (group, frame, position): a sequence is one position of one group, seen through its frames.
     static Layout across_frames(int64_t groups, int64_t frames, int64_t positions) { return {groups * positions, frames, positions, frames * positions, 1, positions}; }
 };
 struct AttentionArgs {
     Tensor q = {}, k = {}, v = {};              // (rows, width); the heads begin at these columns
     int64_t q_column = 0, k_column = 0, v_column = 0;
-    Layout queries, keys;
+    Layout queries = {}, keys = {};
     int64_t heads, kv_heads, head_dim;
     Mask mask = Mask::none;
     Tensor k_len = {};                          // (sequences) i32, optional
+    Lengths lengths = {};                       // instead of queries and keys: each sequence sees itself
 };
 Tensor attention(const AttentionArgs& a);       // (rows of q, heads * head_dim); softmax scale is head_dim^-1/2
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t start);     // x (.., N, H, D); tables (P, D/2)
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Lengths& lengths);     // x (rows, H, D): each sequence from position 0
 // q (N, H, D) at positions start .. turned; k (N, Hkv, D), turned, and v become rows start .. of the caches (capacity, Hkv D). No gradient.
 Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, int64_t start, const Tensor& k_cache, const Tensor& v_cache);
 Tensor gather_rows(const Tensor& x, const Tensor& index);                   // (R, C), (N) -> (N, C)

@@ -27,7 +27,7 @@ struct RmsNorm {
     float eps = 1e-5f;
     RmsNorm() = default;
     RmsNorm(int64_t width, double eps) : weight(Tensor::declare({width})), eps(float(eps)) {}
-    Tensor operator()(const Tensor& x) const { return rmsnorm(x, weight, eps); }
+    Tensor operator()(const Tensor& x, const Lengths& lengths = {}) const { return rmsnorm(x, weight, eps, lengths); }
     void visit(auto&& f) { f("weight", weight); }
 };
 

@@ -184,7 +184,7 @@ TEST_CASE("gradients: averaging projectors, and of their input") {
             Tensor x({4, 36, 24});
             x.copy_from(v["input"].slice(b, b + 1).reshape(x.shape()));
             x.set_needs_grad();
-            backward_of_squares(p(x));
+            backward_of_squares(p(p.pool(x)));
             dx.slice(b, b + 1).copy_from(x.grad().reshape({1, 4, 36, 24}));
         }
         Gradients ours = take_gradients(p);
@@ -250,7 +250,7 @@ Tensor llama_loss(const Llama& llm, const Tensor& ids, DType dtype) {
     std::vector<int32_t> labels(ids.data<int32_t>(), ids.data<int32_t>() + 22);
     for (int i : {0, 1, 2, 11, 12, 13, 19, 20, 21}) labels[size_t(i)] = nn::kIgnore;
     const Tensor x = nn::embedding(llm.embed_tokens, ids.reshape({22}), dtype);
-    return llm.loss(llm.forward(x.reshape({2, 11, 64})), labels);
+    return llm.loss(llm.forward(x, {11, 11}), {11, 11}, labels);
 }
 
 }
@@ -460,12 +460,12 @@ TEST_CASE("loss: a batch of samples is the mean over all labels; padding and com
     const int32_t no = nn::kIgnore;
     const std::vector<Merv::Sample> samples = {{{1, 20, 30, 40}, {no, no, 30, 40}, nullptr}, {{1, 50, 60}, {no, 50, 60}, &visual}, {{1, 70}, {no, 70}, nullptr}};
     double sum = 0;
-    for (const Merv::Sample& s : samples) sum += double(m.loss(std::span(&s, 1), 1000).data<float>()[0]) * 1000;
+    for (const Merv::Sample& s : samples) sum += double(m.loss(std::span(&s, 1), {.count = 1000}).data<float>()[0]) * 1000;
     const double together = double(m.loss(samples).data<float>()[0]);
     EXPECT_LT(std::fabs(together - sum / 5) / together, 3e-7);
     // what stands where: the loss from logits of the spliced rows
     const Tensor rows = m.splice(samples[1].ids, &visual);      // BOS, five visual tokens, 50, 60
-    const Tensor logits = m.llm.logits(m.llm.forward(rows.reshape({1, 8, m.llm.config.width})).reshape({8, m.llm.config.width}));
+    const Tensor logits = m.llm.logits(m.llm.forward(rows, {8}));
     const Tensor want = nn::cross_entropy(logits, from_ints(std::vector<int32_t>{no, no, no, no, no, 50, 60, no}));
     EXPECT_EQ(want.data<float>()[0], m.loss(std::span(&samples[1], 1)).data<float>()[0]);
 }

@@ -133,7 +133,7 @@ TEST_CASE("averaging projectors equal the reference's") {
         const Tensor x = v["input"], want = v["output"];            // (2, 4, 36, 24), (2, t s s, 40)
         Projector p(c.mapping, c.frames, c.side, 24, 40);
         v.bind_all(p, "param.");
-        for (int64_t b = 0; b < 2; b++) expect_close(c.file, p(x.slice(b, b + 1).reshape({4, 36, 24})), want.slice(b, b + 1), kRounding);
+        for (int64_t b = 0; b < 2; b++) expect_close(c.file, p(p.pool(x.slice(b, b + 1).reshape({4, 36, 24}))), want.slice(b, b + 1), kRounding);
     }
 }
 
@@ -229,16 +229,25 @@ TEST_CASE("LLaMA: the whole prefill, in pieces, and token by token give equal bi
     }
 }
 
-TEST_CASE("LLaMA: whole sequences without a cache have the bits of the cached ones, whatever pads them on the right") {
+TEST_CASE("LLaMA: whole sequences without a cache have the bits of the cached ones, one behind the other or padded on the right") {
     LoadedModel loaded = load_model(golden("stories260k"));
     const Llama& llm = loaded.merv.llm;
-    const int64_t lengths[] = {150, 67, 1}, N = 150, B = 3, C = llm.config.width;
+    const nn::Lengths lengths = {150, 67, 67, 1};
+    const int64_t N = 150, B = 4;
     std::vector<int32_t> ids;
     for (int i = 0; i < B * N; i++) ids.push_back((i * 37 + i / 150 + 5) % 512);
-    const Tensor x = llm.embed(ids), batch = llm.forward(x.reshape({B, N, C}));
+    const Tensor x = llm.embed(ids), padded = llm.forward(x, nn::Lengths(size_t(B), N));
+    std::vector<int32_t> rows;
+    for (int64_t b = 0; b < B; b++) for (int64_t i = 0; i < lengths[size_t(b)]; i++) rows.push_back(int32_t(b * N + i));
+    const Tensor packed = llm.forward(nn::gather_rows(x, from_ints(rows)), lengths);
+    int64_t first = 0;
     for (int64_t b = 0; b < B; b++) {
         KvCache cache = llm.cache(N);
-        expect_same_bits(batch.reshape({B * N, C}).slice(b * N, b * N + lengths[b]), llm.forward(x.slice(b * N, b * N + lengths[b]), cache));
+        const int64_t n = lengths[size_t(b)];
+        const Tensor alone = llm.forward(x.slice(b * N, b * N + n), cache);
+        expect_same_bits(padded.slice(b * N, b * N + n), alone);
+        expect_same_bits(packed.slice(first, first + n), alone);
+        first += n;
     }
 }
 
