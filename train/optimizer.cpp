@@ -46,10 +46,10 @@ double Optimizer::gradient_norm() const {
     return std::sqrt(squares);
 }
 
-void Optimizer::step(double learning_rate, double norm, double max_norm) {
+void Optimizer::step(double learning_rate, double norm, double max_norm, double scale) {
     const profile::Range range("optimizer");
     steps++;
-    const float scale = max_norm > 0 ? kernels::clip_scale(norm, max_norm) : 1.0f;
+    const float factor = float(scale * (max_norm > 0 ? double(kernels::clip_scale(norm, max_norm)) : 1));
     for (Parameter& p : parameters) {
         Tensor g = p.value.grad();
         const Shape flat{p.master.numel()};
@@ -60,7 +60,7 @@ void Optimizer::step(double learning_rate, double norm, double max_norm) {
             g = f32;
         }
         kernels::adamw({.master = p.master, .m = p.m, .v = p.v, .param = p.master.shares(p.value) ? Tensor() : p.value.detach().reshape(flat), .grad = g.reshape(flat), .step = steps,
-                        .lr = learning_rate, .decay = p.decay, .grad_scale = scale});
+                        .lr = learning_rate, .decay = p.decay, .grad_scale = factor});
     }
     forget_gradients();
 }

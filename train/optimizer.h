@@ -25,8 +25,8 @@ class Optimizer {
     Optimizer(const std::vector<std::pair<std::string, Tensor*>>& trained, DType compute, double weight_decay);
 
     double gradient_norm() const;               // 2-norm over all parameters; those without a gradient count as zero
-    // One step: gradients scaled so that their norm is at most max_norm (0: not at all), then forgotten.
-    void step(double learning_rate, double norm, double max_norm);
+    // One step: gradients times `scale`, whose norm then is `norm`, clipped to max_norm (0: not at all); then forgotten.
+    void step(double learning_rate, double norm, double max_norm, double scale = 1);
     void forget_gradients();
 
     int64_t steps = 0;                          // taken so far: AdamW's t
