@@ -19,8 +19,8 @@ struct Example {                                // a sample, ready for the model
     std::string id, clip_key;                   // clip_key: in the feature cache; "" without one
     std::vector<int32_t> ids, labels;           // a label per id, kIgnore where nothing is learnt
     bool multimodal = false, flip = false;
-    std::vector<Shown> shown;                   // none if text-only or encoded
-    std::optional<Encoded> encoded;
+    std::vector<Shown> shown{};                 // none if text-only or encoded
+    std::optional<Encoded> encoded{};
 };
 
 struct StepReport {
