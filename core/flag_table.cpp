@@ -64,6 +64,12 @@ std::span<const FlagSpec> flag_table() {
         {"siglip", FlagSpec::text, nullptr, "DIR", "SigLIP ViT-B/16, timm's folder or OpenCLIP's"},
         {"parts", FlagSpec::boolean, "false", "", "write every part into a folder of its own, as it is published"},
         {"dry-run", FlagSpec::boolean, "false", "", "show what would be written, write nothing"},
+
+        {"in", FlagSpec::text, nullptr, "FILE", "the benchmark's own file of questions"},
+        {"answers", FlagSpec::text, nullptr, "FILE", "the answers, where a file of their own has them"},
+        {"mapping", FlagSpec::text, nullptr, "FILE", "names that belong to the questions: of clips (msvd-qa), frames to cut at (perception-test) or labels (ssv2)"},
+        {"temporal-classes", FlagSpec::text, nullptr, "FILE", "the classes of ssv2's temporal subset, one a line; default: six pairs that time alone tells apart"},
+        {"open-ended", FlagSpec::boolean, "false", "", "ssv2 as an open question instead of a choice of five"},
     };
     return table;
 }
