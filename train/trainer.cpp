@@ -49,6 +49,7 @@ Visual Trainer::see(Example& e) {
         e.shown.clear();
         if (!e.clip_key.empty()) cache.keep(e.clip_key, *e.encoded);
     }
+    for (Tensor& t : e.encoded->pooled) t = t.to(current_device());         // the loader's threads read a cache to the host
     return merv_.fuse(*e.encoded, options);
 }
 
