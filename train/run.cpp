@@ -282,7 +282,7 @@ int run(const RunConfig& given, const RunOptions& options) {
         if (++progress.batch == sampler.batches()) progress.batch = 0, progress.epoch++;
         if (!r.skipped) {
             progress.updates++;
-            progress.running_loss = progress.running_loss == 0 ? r.loss : 0.98 * progress.running_loss + 0.02 * r.loss;
+            progress.running_loss = progress.running_loss == 0 ? r.loss : 0.9 * progress.running_loss + 0.1 * r.loss;
             progress.recent.insert(progress.recent.end(), r.micro_losses.begin(), r.micro_losses.end());
             if (progress.recent.size() > 128) progress.recent.erase(progress.recent.begin(), progress.recent.end() - 128);
         }
