@@ -104,7 +104,7 @@ std::string media_path(const std::string& root, const Conversation& c) {
     auto outside = [&] { fail(Exit::bad_data, "'", brief(c.media), "'", c.id.empty() ? "" : concat(" of sample ", brief(c.id)), ": lies outside the media root ", root, "; paths are relative to it"); };
     if (asked.is_absolute()) outside();
     std::error_code error;
-    const fs::path base = fs::weakly_canonical(root, error), full = fs::weakly_canonical(base / asked, error);
+    const fs::path base = fs::weakly_canonical(root.empty() ? "." : root, error), full = fs::weakly_canonical(base / asked, error);
     const auto [end, rest] = std::mismatch(base.begin(), base.end(), full.begin(), full.end());
     if (end != base.end() && !(std::next(end) == base.end() && end->empty())) outside();
     return (fs::path(root) / asked).string();
