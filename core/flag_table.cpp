@@ -52,7 +52,9 @@ std::span<const FlagSpec> flag_table() {
         {"lockstep", FlagSpec::boolean, "false", "", "one run per line on stdin, each answered with its milliseconds"},
         {"compare", FlagSpec::boolean, "false", "", "the ratios of two files written with -o json or jsonl"},
 
-        {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
+        {"config", FlagSpec::text, nullptr, "NAME|FILE", "which model: merv-base or tiny; or a training run's settings"},
+        {"set", FlagSpec::text, nullptr, "KEY=VALUE", "a setting in place of the file's; may be repeated", 0, {}, true},
+        {"resume", FlagSpec::text, "auto", "auto|none|DIR", "a run goes on from its latest checkpoint, starts afresh, or goes on from this checkpoint"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
         {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model or tokenizer.json to copy into the folder"},
@@ -64,6 +66,12 @@ std::span<const FlagSpec> flag_table() {
         {"siglip", FlagSpec::text, nullptr, "DIR", "SigLIP ViT-B/16, timm's folder or OpenCLIP's"},
         {"parts", FlagSpec::boolean, "false", "", "write every part into a folder of its own, as it is published"},
         {"dry-run", FlagSpec::boolean, "false", "", "show what would be written, write nothing"},
+
+        {"in", FlagSpec::text, nullptr, "FILE", "the benchmark's own file of questions"},
+        {"answers", FlagSpec::text, nullptr, "FILE", "the answers, where a file of their own has them"},
+        {"mapping", FlagSpec::text, nullptr, "FILE", "names that belong to the questions: of clips (msvd-qa), frames to cut at (perception-test) or labels (ssv2)"},
+        {"temporal-classes", FlagSpec::text, nullptr, "FILE", "the classes of ssv2's temporal subset, one a line; default: six pairs that time alone tells apart"},
+        {"open-ended", FlagSpec::boolean, "false", "", "ssv2 as an open question instead of a choice of five"},
     };
     return table;
 }

@@ -72,6 +72,12 @@ void Optimizer::forget_gradients() {
     }
 }
 
+void Optimizer::set(Parameter& p, const Tensor& values) {
+    const Shape flat{p.master.numel()};
+    kernels::convert({.y = p.master, .x = values.to(current_device()).reshape(flat)});
+    if (!p.master.shares(p.value)) kernels::convert({.y = p.value.detach().reshape(flat), .x = p.master});
+}
+
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
     std::vector<std::pair<std::string, Tensor>> all;
     for (const Parameter& p : parameters) all.emplace_back("master/" + p.name, p.master.reshape(p.value.shape()));
@@ -82,9 +88,8 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
 void Optimizer::restore(const std::map<std::string, Tensor>& state) {
     for (Parameter& p : parameters) {
         const Shape flat{p.master.numel()};
-        p.master.copy_from(state.at("master/" + p.name).reshape(flat));
+        set(p, state.at("master/" + p.name));
         p.m.copy_from(state.at("m/" + p.name).reshape(flat)), p.v.copy_from(state.at("v/" + p.name).reshape(flat));
-        if (!p.master.shares(p.value)) kernels::convert({.y = p.value.detach().reshape(flat), .x = p.master});
     }
 }
 

@@ -32,6 +32,7 @@ class Optimizer {
     int64_t steps = 0;                          // taken so far: AdamW's t
     std::vector<Parameter> parameters;
 
+    void set(Parameter& p, const Tensor& values);               // f32 or bf16, on any device, of its shape
     std::vector<std::pair<std::string, Tensor>> state() const;          // "master/NAME", "m/NAME", "v/NAME": what a checkpoint keeps
     void restore(const std::map<std::string, Tensor>& state);           // all of them, with the same shapes: CHECKed by the caller of a checkpoint
 };

@@ -47,10 +47,11 @@ Flops forward_flops(const Merv& m, int64_t text, int64_t labels, bool visual) {
 
 double step_flops(const Merv& m, const RunConfig& config, const StepReport& r) {
     if (r.samples == 0) return 0;
-    const int64_t text = std::max<int64_t>(1, r.tokens / r.samples - m.visual_tokens());
-    const Flops f = forward_flops(m, text, r.labels / r.samples, true);
-    // backward of what is trained: gradients of inputs and of weights; a frozen language model passes gradients of inputs on alone
-    return double(r.encoded_clips) * f.encoders + double(r.samples) * (2 * f.projectors + f.llm * (config.trains_llm() ? 3 : 2));
+    const int64_t text = std::max<int64_t>(1, (r.tokens - r.clips * m.visual_tokens()) / r.samples);
+    const Flops seen = forward_flops(m, text, r.labels / r.samples, true), read = forward_flops(m, text, r.labels / r.samples, false);
+    // backward: gradients of what a layer read and of its weights; a frozen language model passes the former on alone
+    const double passes = config.trains_llm() ? 3 : 2;
+    return double(r.encoded_clips) * seen.encoders + double(r.clips) * (2 * seen.projectors + passes * seen.llm) + double(r.samples - r.clips) * passes * read.llm;
 }
 
 MemoryPlan memory_plan(const Merv& m, const RunConfig& config, int64_t text) {

@@ -49,6 +49,7 @@ Visual Trainer::see(Example& e) {
         e.shown.clear();
         if (!e.clip_key.empty()) cache.keep(e.clip_key, *e.encoded);
     }
+    for (Tensor& t : e.encoded->pooled) t = t.to(current_device());         // the loader's threads read a cache to the host
     return merv_.fuse(*e.encoded, options);
 }
 
@@ -57,7 +58,7 @@ Tensor Trainer::micro_loss(std::span<Example> examples, StepReport& report, int6
     std::vector<Merv::Sample> samples;
     for (size_t i = 0; i < examples.size(); i++) {
         Example& e = examples[i];
-        report.encoded_clips += e.multimodal && !e.encoded;
+        report.clips += e.multimodal, report.encoded_clips += e.multimodal && !e.encoded;
         if (e.multimodal) visuals[i] = see(e);
         report.tokens += int64_t(e.ids.size()) + (e.multimodal ? visuals[i].tokens.dim(0) : 0);
         samples.push_back({e.ids, e.labels, e.multimodal ? &visuals[i] : nullptr});

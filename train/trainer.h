@@ -27,7 +27,7 @@ struct StepReport {
     int64_t step = 0;                           // 1, 2, ...
     double loss = 0, norm = 0, learning_rate = 0, data_ms = 0, ms = 0;
     std::vector<double> micro_losses;           // the mean of each micro-batch
-    int64_t samples = 0, labels = 0, tokens = 0, encoded_clips = 0;    // tokens: rows that the language model saw
+    int64_t samples = 0, clips = 0, labels = 0, tokens = 0, encoded_clips = 0;     // clips: samples with one; tokens: rows that the language model saw
     double flops = 0;                           // that this step needs at least (train/plan.h)
     bool skipped = false;                       // nothing was updated: no sample was left, or on_bad_step said so
     std::string bad;                            // why the step was bad: "loss is nan"; "" if it was not
