@@ -1,6 +1,7 @@
 // The trainer's step: ten of them against PyTorch's (tests/golden/training.py), and the choices that must not change a bit.
 #include "tests/vectors.h"
 #include "core/autograd.h"
+#include "tests/run_program.h"
 #include "tests/sketch.h"
 #include "train/trainer.h"
 
@@ -149,4 +150,65 @@ TEST_CASE("training: a run from a checkpoint goes on with the same bits, at ever
         for (const auto& [name, p] : parameters(resumed)) expect_same_bits(p, want.at(name));
     }
     EXPECT(find_checkpoint("auto", run).folder.ends_with("step-000004"));
+}
+
+TEST_CASE("training: the learning rate at the beginning, at the end of the warmup, in the middle and at the end") {
+    // merv.md 6.3: 765k samples in batches of 128 are 5977 steps, the warmup of 0.03 is 179
+    const int64_t steps = 5977, warmup = 179;
+    EXPECT_EQ(cosine_with_warmup(0, steps, 0.03), 0);
+    EXPECT_EQ(cosine_with_warmup(1, steps, 0.03), 1.0 / double(warmup));
+    EXPECT_EQ(cosine_with_warmup(warmup - 1, steps, 0.03), double(warmup - 1) / double(warmup));
+    EXPECT_EQ(cosine_with_warmup(warmup, steps, 0.03), 1);
+    EXPECT_LT(std::fabs(cosine_with_warmup((steps + warmup) / 2, steps, 0.03) - 0.5), 1e-15);
+    EXPECT_LT(std::fabs(cosine_with_warmup(steps - 1, steps, 0.03) - 0.5 * (1 - std::cos(3.141592653589793 / double(steps - warmup)))), 1e-15);
+    EXPECT_LT(cosine_with_warmup(steps, steps, 0.03), 1e-15);
+    EXPECT_EQ(cosine_with_warmup(0, 10, 0), 1); // no warmup
+}
+
+TEST_CASE("feature cache: the features have their bits, a damaged file is computed afresh, other settings have other keys") {
+    const TempDir dir;
+    Tiny tiny;
+    const std::string clip = dir / "clip.mp4";
+    std::filesystem::copy_file("data/samples/nasa_jwst.mp4", clip);
+    const FeatureCache cache(dir / "cache", tiny.loaded.merv);
+    const std::string key = cache.key(clip, {}, false);
+    EXPECT_FALSE(cache.find(key).has_value());
+    cache.keep(key, tiny.encoded());
+    const auto found = cache.find(key);
+    REQUIRE(found.has_value());
+    for (size_t i = 0; i < found->pooled.size(); i++) expect_same_bits(found->pooled[i], tiny.encoded().pooled[i]);
+    // the key: the clip's bytes and range, the flip, the model; not the clip's name
+    std::filesystem::copy_file(clip, dir / "other.mp4");
+    EXPECT_EQ(cache.key(dir / "other.mp4", {}, false), key);
+    EXPECT_NE(cache.key(clip, {}, true), key);
+    EXPECT_NE(cache.key(clip, {.end = 1.0}, false), key);
+    LoadedModel half = load_model(golden("merv-tiny"), {.dtype = DType::bf16});
+    EXPECT_NE(FeatureCache(dir / "cache", half.merv).key(clip, {}, false), key);
+    Tiny changed;
+    Tensor& weight = std::get<Vit>(changed.loaded.merv.encoders[1].model).blocks[0].fc1.weight;
+    Tensor own(weight.shape(), weight.dtype());
+    own.copy_from(weight);
+    own.data<float>()[0] += 1;
+    weight = own;
+    EXPECT_NE(FeatureCache(dir / "cache", changed.loaded.merv).key(clip, {}, false), key);
+    const std::string path = concat(dir / "cache", "/", key.substr(0, 2), "/", key, ".safetensors");
+    std::string bytes = read_file(path);
+    bytes[bytes.size() - 100] ^= 1;
+    write_file(path, bytes);
+    EXPECT_FALSE(cache.find(key).has_value());
+    EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("WatchOps: sees what each op makes and each gradient on its way, in its scope alone") {
+    std::vector<std::string> seen;
+    Tensor x = from_floats(std::vector<float>{1, 2}, {2}), y;
+    x.set_needs_grad();
+    {
+        const WatchOps watch([&](const char* op, const Tensor& v, bool gradient) { seen.push_back(concat(op, gradient ? "' " : " ", to_floats(v)[0])); });
+        y = nn::add(nn::add(x, x), x);
+        Tape::current().backward(y, y.detach());
+    }
+    nn::add(x, x);
+    EXPECT(seen == std::vector<std::string>{"add 2", "add 3", "add' 3", "add' 3"});
+    Tape::current().clear();
 }
