@@ -67,16 +67,24 @@ Conversation parse_record(const Json& j, const std::string& where) {
 
 }
 
-std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path) {
+std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path, const OnBadRecord& on_bad) {
     std::vector<Conversation> all;
     each_element(text, path, [&](size_t i, std::string_view element) {
         const std::string where = concat(path, ": record ", i);
-        all.push_back(parse_record(parse_json(element, where, {.bytes = kLargestRecord}, Exit::bad_data), where));
+        try {
+            all.push_back(parse_record(parse_json(element, where, {.bytes = kLargestRecord}, Exit::bad_data), where));
+        } catch (const Error& e) {
+            if (!on_bad) throw;
+            on_bad(i, e.what());
+            all.emplace_back();
+        }
     });
     return all;
 }
 
-std::vector<Conversation> read_conversations(const std::string& path) { return parse_conversations(read_text(path, size_t(16) << 30, Exit::bad_data), path); }
+std::vector<Conversation> read_conversations(const std::string& path, const OnBadRecord& on_bad) {
+    return parse_conversations(read_text(path, size_t(16) << 30, Exit::bad_data), path, on_bad);
+}
 
 int64_t count_words(const Conversation& c) {
     int64_t n = 0;
