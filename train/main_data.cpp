@@ -214,10 +214,16 @@ int show(const Flags& flags) {
 
     int64_t learnt = 0;
     out["tokens"] = Json::array();
+    const int32_t letter = m.tokenizer.encode("a").back();          // in front, so that a token's own space is kept
+    auto text_of = [&](int32_t id) -> std::string {
+        if (id == format.bos) return "<bos>";
+        if (id == format.eos) return "<eos>";
+        return m.tokenizer.decode(std::vector<int32_t>{letter, id}).substr(m.tokenizer.decode(std::span(&letter, 1)).size());
+    };
     for (size_t i = 0; i < t.ids.size(); i++) {
         const bool label = t.labels[i] != nn::kIgnore;
         learnt += label;
-        out["tokens"].push_back({{"id", t.ids[i]}, {"text", t.ids[i] == format.bos ? "<bos>" : t.ids[i] == format.eos ? "<eos>" : m.tokenizer.decode(std::span(&t.ids[i], 1))}, {"learnt", label}});
+        out["tokens"].push_back({{"id", t.ids[i]}, {"text", text_of(t.ids[i])}, {"learnt", label}});
     }
     if (flags.on("json")) return print_json(out), 0;
     std::printf("sample %zu%s: %s%s, %zu turns, stage %s, %s; %zu tokens, %lld learnt\n", at, c.id.empty() ? "" : concat(" ", printable(c.id)).c_str(), kind_of(c).c_str(),
