@@ -67,16 +67,24 @@ Conversation parse_record(const Json& j, const std::string& where) {
 
 }
 
-std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path) {
+std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path, const OnBadRecord& on_bad) {
     std::vector<Conversation> all;
     each_element(text, path, [&](size_t i, std::string_view element) {
         const std::string where = concat(path, ": record ", i);
-        all.push_back(parse_record(parse_json(element, where, {.bytes = kLargestRecord}, Exit::bad_data), where));
+        try {
+            all.push_back(parse_record(parse_json(element, where, {.bytes = kLargestRecord}, Exit::bad_data), where));
+        } catch (const Error& e) {
+            if (!on_bad) throw;
+            on_bad(i, e.what());
+            all.emplace_back();
+        }
     });
     return all;
 }
 
-std::vector<Conversation> read_conversations(const std::string& path) { return parse_conversations(read_text(path, size_t(16) << 30, Exit::bad_data), path); }
+std::vector<Conversation> read_conversations(const std::string& path, const OnBadRecord& on_bad) {
+    return parse_conversations(read_text(path, size_t(16) << 30, Exit::bad_data), path, on_bad);
+}
 
 int64_t count_words(const Conversation& c) {
     int64_t n = 0;
@@ -104,7 +112,7 @@ std::string media_path(const std::string& root, const Conversation& c) {
     auto outside = [&] { fail(Exit::bad_data, "'", brief(c.media), "'", c.id.empty() ? "" : concat(" of sample ", brief(c.id)), ": lies outside the media root ", root, "; paths are relative to it"); };
     if (asked.is_absolute()) outside();
     std::error_code error;
-    const fs::path base = fs::weakly_canonical(root, error), full = fs::weakly_canonical(base / asked, error);
+    const fs::path base = fs::weakly_canonical(root.empty() ? "." : root, error), full = fs::weakly_canonical(base / asked, error);
     const auto [end, rest] = std::mismatch(base.begin(), base.end(), full.begin(), full.end());
     if (end != base.end() && !(std::next(end) == base.end() && end->empty())) outside();
     return (fs::path(root) / asked).string();

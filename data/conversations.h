@@ -3,6 +3,7 @@
 //   {"id": "v_1", "video": "videochatgpt_tune/v_1.mp4", "conversations": [{"from": "human", "value": "<video>\nQuestion"}, {"from": "gpt", "value": "Answer"}]}
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,8 +24,10 @@ struct Conversation {
 
 // Error(Exit::bad_data): "<path>: record N: what; what to do", also for values that are no text, and for turns out of order. Records are read one at a time, so a file of
 // gigabytes needs little more than its texts.
-std::vector<Conversation> read_conversations(const std::string& path);
-std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path);
+// With `on_bad`, a wrong record is told to it and leaves a Conversation without turns in its place; a file that is no list, or cut off, still throws.
+using OnBadRecord = std::function<void(size_t record, const std::string& why)>;
+std::vector<Conversation> read_conversations(const std::string& path, const OnBadRecord& on_bad = {});
+std::vector<Conversation> parse_conversations(std::string_view text, const std::string& path, const OnBadRecord& on_bad = {});
 
 int64_t count_words(const Conversation&);       // of all turns, as Python's str.split() counts: the sampler's lengths
 

@@ -144,7 +144,7 @@ Tensor languagebind_pixels(const Tensor& frames, int size) {
         return t;
     };
     const std::vector<Tap> rows = taps(H, h), columns = taps(W, w);
-    const Table table = normalized_bytes({0.48145466f, 0.4578275f, 0.40821073f}, {0.26862954f, 0.26130258f, 0.27577711f});
+    const Table table = normalized_bytes(kClipMean, kClipStd);
     Tensor y({frames.dim(0), 3, size, size});
     const uint8_t* in = frames.data<uint8_t>();
     float* out = y.data<float>();

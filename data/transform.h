@@ -27,6 +27,7 @@ Tensor prepare(const Tensor& frames, int size, Filter filter, Resize strategy, s
 // u8 (F, 3, S, S) -> f32, (x/255 - mean)/std with true divisions in f32, as ToTensor and Normalize do.
 Tensor normalize(const Tensor& pixels, std::array<float, 3> mean, std::array<float, 3> std);
 
+inline constexpr std::array<float, 3> kClipMean = {0.48145466f, 0.4578275f, 0.40821073f}, kClipStd = {0.26862954f, 0.26130258f, 0.27577711f};
 // u8 (F, H, W, 3) -> f32 (F, 3, size, size): normalise with CLIP's mean and std, short side to `size` by torch's bilinear
 // interpolation (align_corners=False, no antialias), centre crop; within an ulp or two of torch. The reference's random flip is the caller's business.
 Tensor languagebind_pixels(const Tensor& frames, int size);

@@ -84,6 +84,7 @@ void override_frames(MervConfig& c, const std::vector<int64_t>& frames) {
 void bind(LoadedModel& loaded, std::vector<Source>& sources, const LoadOptions& options) {
     Merv& merv = loaded.merv;
     merv.llm.dtype = options.dtype.value_or(default_dtype(stored_type(sources.back())));       // the language model's, which is last
+    if (!options.weights) return;
     std::vector<std::pair<std::string, size_t>> weights;
     for (const Source& s : sources) weights.emplace_back(s.what, bytes_of(s));
     require_memory(plan(merv, weights, options.tokens), "lower --num-frames or --max-tokens, or use a smaller model or bf16 weights");
@@ -144,6 +145,7 @@ void bind_gguf(LoadedModel& loaded, const Gguf& file, const LoadOptions& options
 
     const auto table = file.tensors().find("token_embd.weight");
     llm.dtype = options.dtype.value_or(default_dtype(table != file.tensors().end() && table->second.dtype == "BF16" ? DType::bf16 : DType::f32));
+    if (!options.weights) return;
     require_memory(plan(loaded.merv, {{"the language model", bytes}}, options.tokens), "lower --max-tokens, or use a smaller model");
     MemTag tag("weights");
     const bool pairs = gguf_rotates_pairs(file);

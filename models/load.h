@@ -23,6 +23,7 @@ struct LoadOptions {
     std::optional<DType> dtype = {};            // of activations, f32 or bf16; none: default_dtype()
     int64_t tokens = 0;                         // text and answer tokens the caller plans for (memory)
     bool vision = true;                         // false: the encoders are not needed and not opened
+    bool weights = true;                        // false: parameters stay declared; for its settings, tokenizer and pixels alone
 };
 // bf16 where the machine multiplies it natively and the language model's weights are bf16, else f32.
 DType default_dtype(DType weights);
