@@ -310,7 +310,8 @@ int evaluate(Answerer& answerer, const Merv& merv, const EvaluationOptions& o) {
     // ---- the last chunk to end joins them all
     std::set<std::string> through;
     for (const auto& c : names.chunks()) if (c.n == o.chunks) for (const StoredRecord& r : read_records(c.path)) through.insert(r.id);
-    for (const std::string& path : names.failures()) for (const StoredRecord& r : read_records(path)) through.insert(r.id);
+    for (const std::string& path : names.failures())
+        if (path.starts_with(concat(names.folder, "/", names.stem, "_failed_", o.chunks, "_"))) for (const StoredRecord& r : read_records(path)) through.insert(r.id);
     const auto missing = std::count_if(b.questions.begin(), b.questions.end(), [&](const Question& q) { return !through.contains(q.id); });
     if (missing == 0) return merge(o);
     say("eval     ", missing, " questions belong to chunks that are not through yet");
