@@ -6,8 +6,12 @@ namespace merv {
 namespace {
 thread_local bool record_ops = true;
 thread_local bool grad_met = false;             // an op met an input that wants a gradient, whether recorded or not
+thread_local const WatchOps::See* watcher = nullptr;
 thread_local Tape* current_tape = nullptr;      // null: the thread's own
 }
+
+WatchOps::WatchOps(See see) : see_(std::move(see)), saved_(std::exchange(watcher, &see_)) {}
+WatchOps::~WatchOps() { watcher = saved_; }
 
 bool recording() { return record_ops; }
 NoGrad::NoGrad() : recorded_(std::exchange(record_ops, false)), met_(std::exchange(grad_met, false)) {}
@@ -46,6 +50,7 @@ void Tape::backward(const Slot& of, Tensor dy) {
         if (!node.out->grad) continue;          // nothing downstream of this op reached the loss
         CHECK(node.backward, "backward reached ", node.op, ", which has no gradient");
         Tensor dout = *node.out->grad;
+        if (watcher) (*watcher)(node.op, dout, true);
         node.out->grad = nullptr;
         node.backward(std::move(dout));         // the only handle, unless somebody else was given the same gradient
     }
@@ -62,6 +67,7 @@ bool wants_grad(std::initializer_list<const Tensor*> inputs) {
     return record_ops;
 }
 Tensor record(const char* op, Tensor y, std::initializer_list<const Tensor*> inputs, Tape::Backward backward) {
+    if (watcher) (*watcher)(op, y, false);
     if (!wants_grad(inputs)) return y;
     y.set_needs_grad();
     Tape::current().record(op, y.slot(), std::move(backward));

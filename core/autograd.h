@@ -46,6 +46,19 @@ struct RecordOn {                               // ops are recorded, on this tap
     bool recorded_;
 };
 
+// This thread's ops in scope are shown to `see`: what each makes, and in backward the gradient of that before it is passed on. To find the first value that is not finite.
+struct WatchOps {
+    using See = std::function<void(const char* op, const Tensor& value, bool gradient)>;
+    explicit WatchOps(See see);
+    ~WatchOps();
+    WatchOps(const WatchOps&) = delete;
+    WatchOps& operator=(const WatchOps&) = delete;
+
+  private:
+    See see_;
+    const See* saved_;
+};
+
 // Will an op on these inputs be recorded? Ops ask before they save anything for backward.
 bool wants_grad(std::initializer_list<const Tensor*> inputs);
 

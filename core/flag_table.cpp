@@ -52,7 +52,9 @@ std::span<const FlagSpec> flag_table() {
         {"lockstep", FlagSpec::boolean, "false", "", "one run per line on stdin, each answered with its milliseconds"},
         {"compare", FlagSpec::boolean, "false", "", "the ratios of two files written with -o json or jsonl"},
 
-        {"config", FlagSpec::text, nullptr, "NAME", "which model: merv-base or tiny"},
+        {"config", FlagSpec::text, nullptr, "NAME|FILE", "which model: merv-base or tiny; or a training run's settings"},
+        {"set", FlagSpec::text, nullptr, "KEY=VALUE", "a setting in place of the file's; may be repeated", 0, {}, true},
+        {"resume", FlagSpec::text, "auto", "auto|none|DIR", "a run goes on from its latest checkpoint, starts afresh, or goes on from this checkpoint"},
         {"out", FlagSpec::text, nullptr, "DIR", "where to write", 'o'},
         {"force", FlagSpec::boolean, "false", "", "overwrite what is there"},
         {"tokenizer", FlagSpec::text, nullptr, "FILE", "the tokenizer.model or tokenizer.json to copy into the folder"},

@@ -10,6 +10,7 @@ extern "C" {
 #include <libavutil/opt.h>
 }
 #include <algorithm>
+#include <chrono>
 #include <atomic>
 #include <cmath>
 #include <cstdarg>
@@ -159,7 +160,7 @@ class ToRgb {
 // ---- one video stream of a file
 class Video {
   public:
-    explicit Video(const std::string& path);
+    Video(const std::string& path, const DecodeLimits& limits);
     int64_t total() const { return int64_t(packets_.size()); }
     double fps() const { return fps_; }
     bool is_gif() const { return !std::strcmp(format_->iformat->name, "gif"); }
@@ -186,7 +187,14 @@ class Video {
     int64_t number_of(const AVFrame* picture);
     std::string when(int64_t number) const;
 
+    void check_time() const {
+        if (limits_.seconds > 0 && std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count() > limits_.seconds)
+            refuse("could not be decoded within ", limits_.seconds, " s; it is damaged, or very long: convert or cut it, or allow more time");
+    }
+
     std::string path_;
+    DecodeLimits limits_;
+    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
     Messages messages_;
     Handle<AVFormatContext> format_;
     Handle<AVCodecContext> codec_;
@@ -206,11 +214,11 @@ class Video {
     bool broken_ = false;                                       // the decoder reported an error since start_at
 };
 
-Video::Video(const std::string& path) : path_(path) {
+Video::Video(const std::string& path, const DecodeLimits& limits) : path_(path), limits_(limits) {
     static const bool listening = (av_log_set_callback(Messages::receive), true);
     (void)listening;
     open();
-    open_decoder(0);
+    open_decoder(limits.threads);
     const AVRational rate = stream_->avg_frame_rate.num > 0 && stream_->avg_frame_rate.den > 0 ? stream_->avg_frame_rate : stream_->r_frame_rate;
     fps_ = rate.num > 0 && rate.den > 0 ? av_q2d(rate) : 0;
     list_packets();
@@ -317,6 +325,7 @@ void Video::list_packets() {
 
 bool Video::next_packet() {
     for (int idle = 0;;) {
+        check_time();
         av_packet_unref(packet_.get());
         const int r = av_read_frame(format_.get(), packet_.get());
         if (r == AVERROR_EOF) return false;
@@ -328,6 +337,7 @@ bool Video::next_packet() {
 
 AVFrame* Video::next_picture() {
     for (;;) {
+        check_time();
         int r = avcodec_receive_frame(codec_.get(), picture_.get());
         if (r >= 0) return picture_.get();
         if (r == AVERROR_EOF) return nullptr;
@@ -567,7 +577,7 @@ Clip take(const std::string& path, Source& source, int64_t total, double fps, do
 
 }
 
-Clip read_clip(const std::string& path, int frames, const ClipRange& range) {
+Clip read_clip(const std::string& path, int frames, const ClipRange& range, const DecodeLimits& limits) {
     CHECK(frames > 0, "read_clip: ", frames, " frames");
     const profile::Range stage("decode video");
     const bool bounded = given(range.start) || given(range.end);
@@ -582,7 +592,7 @@ Clip read_clip(const std::string& path, int frames, const ClipRange& range) {
     }
     check_regular_file(path);
     if (range.frames_fps) warn(path, " has a frame rate of its own: --frames-fps is not used");
-    Video video(path);
+    Video video(path, limits);
     // the reference spreads a GIF over its frames without going through seconds, which can round otherwise
     return take(path, video, video.total(), video.fps(), video.is_gif() && !bounded ? 0 : video.fps(), frames, range);
 }

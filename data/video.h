@@ -32,8 +32,11 @@ struct ClipRange {
     std::optional<double> frames_fps{};         // rate of a folder of frames, which has none of its own
 };
 
+// Seconds from the call on after which decoding a video is given up, as Error(Exit::bad_data); 0: never. Threads of the decoder; 0: as many as there are cores.
+struct DecodeLimits { double seconds = 0; int threads = 0; };
+
 // A video file or GIF; or a folder, whose *.jpg, *.jpeg and *.png are its frames in byte order of their names.
-Clip read_clip(const std::string& path, int frames, const ClipRange& range = {});
+Clip read_clip(const std::string& path, int frames, const ClipRange& range = {}, const DecodeLimits& limits = {0, 0});
 
 // A PNG or JPEG as a clip that stands still.
 Clip still_clip(const std::string& path, int frames);

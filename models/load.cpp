@@ -305,4 +305,11 @@ LoadedModel load_model(const std::string& folder, const LoadOptions& options) {
     return loaded;
 }
 
+PromptBuilder builder_of(const LoadedModel& loaded) {
+    if (const std::string& id = loaded.merv.config.llm_backbone_id; !id.empty()) return builder_for(id);
+    const PromptBuilder builder = builder_for_template(loaded.chat_template);
+    if (builder == PromptBuilder::raw && !loaded.chat_template.empty()) warn("its chat template is not known here: the text is given to it as it is; --prompt-builder names a format");
+    return builder;
+}
+
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 #include "models/merv.h"
+#include "models/prompt.h"
 #include "weights/checkpoint.h"
 
 namespace merv {
@@ -35,6 +36,9 @@ struct LoadedModel {
 // `path` is a MERV folder, or a language model alone (then there are no encoders): a Hugging Face folder or a .gguf file.
 // Throws Error(Exit::no_memory) with a table before anything large is read.
 LoadedModel load_model(const std::string& path, const LoadOptions& options = {});
+
+// The format of its prompts: what a MERV folder's llm_backbone_id says, or a language model's own chat template.
+PromptBuilder builder_of(const LoadedModel& loaded);
 
 // One checkpoint of a model, and the parameters it must bring; the others it may hold are known_unused.
 struct Source {

@@ -102,14 +102,6 @@ Sampling sampling(const Flags& flags) {
     return s;
 }
 
-// The format of the text around a question: the one of the MERV folder, or of a language model alone its chat template's.
-PromptBuilder builder_of(const LoadedModel& loaded) {
-    if (const std::string& id = loaded.merv.config.llm_backbone_id; !id.empty()) return builder_for(id);
-    const PromptBuilder builder = builder_for_template(loaded.chat_template);
-    if (builder == PromptBuilder::raw && !loaded.chat_template.empty()) warn("its chat template is not known here: the text is given to it as it is; --prompt-builder names a format");
-    return builder;
-}
-
 struct Question { std::string text; std::vector<int32_t> ids; };
 
 int ask(const Flags& flags) {

@@ -34,6 +34,8 @@ size_t space_length(std::string_view s) {
         if (s.starts_with(wide)) return wide.size();
     return 0;
 }
+}
+
 // Comparing the last bytes is safe: every white-space character begins with a byte that continues no other character.
 std::string_view strip_right(std::string_view s) {
     for (size_t n = 1; n <= 3 && n <= s.size();)
@@ -41,9 +43,6 @@ std::string_view strip_right(std::string_view s) {
         else n++;
     return s;
 }
-
-}
-
 std::string_view strip(std::string_view s) {
     for (size_t n; !s.empty() && (n = space_length(s));) s.remove_prefix(n);
     return strip_right(s);

@@ -42,5 +42,6 @@ class Dialogue {
 std::string wrap_question(PromptBuilder builder, std::string_view question);
 
 std::string_view strip(std::string_view text);  // without the white space of any kind at its ends, as Python's str.strip()
+std::string_view strip_right(std::string_view text);        // and str.rstrip()
 
 }

@@ -35,7 +35,7 @@ void check_lengths(const char* op, const Lengths& lengths, int64_t rows) {
     }
     CHECK(lengths.empty() || sum == rows, op, ": sequences of ", sum, " rows in all, given ", rows);
 }
-Tensor rows_of(const Tensor& t, int64_t begin, int64_t end) { return t ? t.reshape({t.rows(), t.dim(-1)}).slice(begin, end) : Tensor(); }
+Tensor rows_of(const Tensor& t, int64_t begin, int64_t end) { return t ? t.detach().reshape({t.rows(), t.dim(-1)}).slice(begin, end) : Tensor(); }
 void check_index(const char* op, const Tensor& index, int64_t rows) {
     CHECK(index.dtype() == DType::i32, op, ": the index is ", index);
     for (int64_t i = 0; i < index.numel() && index.device() != Device::cuda; i++) {      // there it is a token that was sampled: core/cuda.h's RepeatedStep

@@ -7,6 +7,7 @@
 #include "models/load.h"
 #include "nn/unit.h"
 #include "tests/runtime_reports.h"
+#include "tests/sketch.h"
 
 using namespace merv;
 using namespace merv::test;
@@ -32,22 +33,6 @@ void backward_of_squares(const Tensor& y) {     // d sum(y^2) = 2 y
     std::vector<float> dy = to_floats(y);
     for (float& v : dy) v *= 2;
     Tape::current().backward(y, from_floats(dy, y.shape(), y.dtype()));
-}
-
-constexpr size_t kHeader = 3, kProjections = 64;        // of a golden gradient: norm, error in f32, error in bf16; projections
-
-std::vector<double> project(const Tensor& gradient) {
-    const std::vector<float> g = to_floats(gradient);
-    std::vector<double> sums(kProjections, 0);
-    for (size_t i = 0; i < g.size(); i++) {
-        uint64_t z = (i + 1) * 0x9E3779B97F4A7C15u;     // splitmix64 of the index: a sign per projection
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        z ^= z >> 31;
-        for (size_t k = 0; k < kProjections; k++) sums[k] += z >> k & 1 ? -double(g[i]) : double(g[i]);
-    }
-    for (double& s : sums) s /= 8;
-    return sums;
 }
 
 struct Golden {
@@ -95,10 +80,7 @@ struct Golden {
             const auto found = ours.find(name);
             if (found == ours.end()) { if (!name.starts_with("input")) FAIL_CHECK(key << " got no gradient"); continue; }
             const Tensor want = file->tensor(key);
-            const std::vector<double> got = project(found->second);
-            double distance = 0;
-            for (size_t k = 0; k < kProjections; k++) distance += std::pow(got[k] - double(want.data<float>()[kHeader + k]), 2);
-            distance = std::isfinite(distance) ? std::sqrt(distance) : INFINITY;
+            const double distance = test::distance(found->second, want);
             EXPECT_MESSAGE(distance <= limit(key, half), key, ": error ", distance, ", limit ", limit(key, half), ", norm ", want.data<float>()[0]);
             if (distance / limit(key, half) > worst) worst = distance / limit(key, half), error = distance, bound = limit(key, half), where = name;
         }

@@ -163,7 +163,7 @@ TEST_CASE("memory: two ViT blocks and two LLaMA layers keep what the formulas sa
         const int64_t all = M * (6 * C + 2 * KV + 3 * I + H);   // x, norm, q, k, v, heads' output, h, norm, z, up, silu(z) up
         const int64_t kept[] = {all, all - M * (2 * C + I), M * C};
         for (size_t r = 0; r < 3; r++) {
-            const int64_t peak = run(tags[1][r], kChoices[r], llm, [&](const Tensor& x) { return llm.forward(x.reshape({x.rows(), x.dim(-1)}), {x.rows()}); });
+            const int64_t peak = run(tags[1][r], kChoices[r], llm, [&](const Tensor& x) { return llm.forward(x.reshape({M, C}), nn::Lengths(size_t(B), N)); });
             const int64_t want = tables + kept[r] + all + M * (2 * C + I);      // y; the gate's backward has dz in dy's place, dgate and dx
             std::printf("  LLaMA layer   %-8s kept %6.1f KiB, peak of two %6.1f KiB\n", tags[1][r] + 6, double(kept[r]) / 256, double(peak) / 256);
             EXPECT_EQ(peak, want);

@@ -291,7 +291,7 @@ TEST_CASE("import: mistakes are told before anything is written, and a failure l
     write_file(dir / "evil.pt", "PK\x03\x04");
     expect_error(import(kParts, dir / "m", {{"merv", dir / "evil.pt"}}), 4, "");
 
-    expect_error({"export", "-m", kTiny, "--out", dir / "p"}, 2, "--parts is missing");
+    expect_error({"export", "-m", kTiny, "--out", dir / "p"}, 2, "what to export is missing");
     expect_error({"export", "--parts", "--out", dir / "p"}, 2, "-m DIR is missing");
     expect_error({"export", "--parts", "-m", kTiny}, 2, "--out DIR is missing");
     expect_error({"export", "--parts", "-m", dir / "none", "--out", dir / "p"}, 4, "none/config.json: no such file");

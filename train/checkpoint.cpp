@@ -70,7 +70,7 @@ std::string save_checkpoint(const std::string& run, const Optimizer& optimizer, 
     write_safetensors(made.path() + "/" + kOptimizer, moments, {{"format", "pt"}});
     Json state;
     state["format"] = 1;
-    state["step"] = p.step, state["epoch"] = p.epoch, state["batch"] = p.batch;
+    state["step"] = p.step, state["updates"] = p.updates, state["epoch"] = p.epoch, state["batch"] = p.batch;
     state["samples"] = p.samples, state["skipped"] = p.skipped, state["substituted"] = p.substituted;
     state["running_loss"] = p.running_loss, state["recent"] = p.recent;
     state["model_dir"] = model_dir;
@@ -110,7 +110,7 @@ Saved find_checkpoint(const std::string& which, const std::string& run) {
             if (sha256_of(folder + "/" + file) != hash.get<std::string>()) fail(Exit::bad_weights, folder, "/", file, ": is damaged (its sha256 differs from the one in state.json); give an earlier checkpoint");
         }
         Progress& p = saved.progress;
-        p.step = state.at("step"), p.epoch = state.at("epoch"), p.batch = state.at("batch"), p.samples = state.at("samples"), p.skipped = state.at("skipped");
+        p.step = state.at("step"), p.updates = state.at("updates"), p.epoch = state.at("epoch"), p.batch = state.at("batch"), p.samples = state.at("samples"), p.skipped = state.at("skipped");
         p.substituted = state.at("substituted"), p.running_loss = state.at("running_loss"), p.recent = state.at("recent").get<std::vector<double>>();
         saved.config_json = state.at("config").dump(2) + "\n";
         saved.model_dir = state.at("model_dir");
@@ -141,7 +141,7 @@ void load_checkpoint(const Saved& saved, Optimizer& optimizer) {
         fail(Exit::bad_weights, saved.folder, ": holds ", state.size(), " tensors, this run trains ", optimizer.state().size(), wrong.empty() ? "" : concat("; '", brief(wrong[0]), "' is missing or of another shape"),
              "; resume with the stage and model that it was made with");
     optimizer.restore(state);
-    optimizer.steps = saved.progress.step;
+    optimizer.steps = saved.progress.updates;
 }
 
 }

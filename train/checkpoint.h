@@ -15,10 +15,10 @@
 namespace merv::train {
 
 struct Progress {
-    int64_t step = 0;                           // optimizer steps behind us
+    int64_t step = 0, updates = 0;              // global batches behind us; how many of them changed the parameters
     int64_t epoch = 0, batch = 0;               // the next global batch: which epoch, which of its batches
     int64_t samples = 0, skipped = 0, substituted = 0;      // seen; left out and replaced because they could not be read
-    double running_loss = 0;                    // exponential mean, for spikes
+    double running_loss = 0;                    // exponential mean over about ten steps, for spikes
     std::vector<double> recent{};               // losses of the last 128 micro-batches, whose mean the metrics show
     bool operator==(const Progress&) const = default;
 };

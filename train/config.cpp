@@ -1,5 +1,6 @@
 #include "train/config.h"
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <variant>
 #include "core/json.h"
@@ -67,7 +68,7 @@ void set(RunConfig& c, const Key& key, const Json& value, const std::string& whe
         using T = decltype(as);
         const bool fits = std::is_same_v<T, bool> ? v.is_boolean() : std::is_same_v<T, std::string> ? v.is_string() : std::is_same_v<T, double> ? v.is_number() : v.is_number_integer();
         if (!fits) wrong(where, key, value);
-        if (v.is_number() && !(v.get<double>() >= key.least && v.get<double>() < 1e15)) fail(Exit::usage, where, ": ", key.name, " is ", v.dump(), "; at least ", key.least, " is needed");
+        if (v.is_number() && !(v.get<double>() >= key.least && std::isfinite(v.get<double>()) && (!std::is_integral_v<T> || v.get<double>() < 1e15))) fail(Exit::usage, where, ": ", key.name, " is ", v.dump(), "; at least ", key.least, " is needed");
         return v.get<T>();
     };
     if (value.is_null()) return;                // the reference's None: the default

@@ -46,10 +46,10 @@ double Optimizer::gradient_norm() const {
     return std::sqrt(squares);
 }
 
-void Optimizer::step(double learning_rate, double norm, double max_norm) {
+void Optimizer::step(double learning_rate, double norm, double max_norm, double scale) {
     const profile::Range range("optimizer");
     steps++;
-    const float scale = max_norm > 0 ? kernels::clip_scale(norm, max_norm) : 1.0f;
+    const float factor = float(scale * (max_norm > 0 ? double(kernels::clip_scale(norm, max_norm)) : 1));
     for (Parameter& p : parameters) {
         Tensor g = p.value.grad();
         const Shape flat{p.master.numel()};
@@ -60,7 +60,7 @@ void Optimizer::step(double learning_rate, double norm, double max_norm) {
             g = f32;
         }
         kernels::adamw({.master = p.master, .m = p.m, .v = p.v, .param = p.master.shares(p.value) ? Tensor() : p.value.detach().reshape(flat), .grad = g.reshape(flat), .step = steps,
-                        .lr = learning_rate, .decay = p.decay, .grad_scale = scale});
+                        .lr = learning_rate, .decay = p.decay, .grad_scale = factor});
     }
     forget_gradients();
 }
@@ -70,6 +70,12 @@ void Optimizer::forget_gradients() {
         p.value.slot()->grad = nullptr;
         p.value.slot()->own = false;
     }
+}
+
+void Optimizer::set(Parameter& p, const Tensor& values) {
+    const Shape flat{p.master.numel()};
+    kernels::convert({.y = p.master, .x = values.to(current_device()).reshape(flat)});
+    if (!p.master.shares(p.value)) kernels::convert({.y = p.value.detach().reshape(flat), .x = p.master});
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
@@ -82,9 +88,8 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
 void Optimizer::restore(const std::map<std::string, Tensor>& state) {
     for (Parameter& p : parameters) {
         const Shape flat{p.master.numel()};
-        p.master.copy_from(state.at("master/" + p.name).reshape(flat));
+        set(p, state.at("master/" + p.name));
         p.m.copy_from(state.at("m/" + p.name).reshape(flat)), p.v.copy_from(state.at("v/" + p.name).reshape(flat));
-        if (!p.master.shares(p.value)) kernels::convert({.y = p.value.detach().reshape(flat), .x = p.master});
     }
 }
 

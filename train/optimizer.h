@@ -25,13 +25,14 @@ class Optimizer {
     Optimizer(const std::vector<std::pair<std::string, Tensor*>>& trained, DType compute, double weight_decay);
 
     double gradient_norm() const;               // 2-norm over all parameters; those without a gradient count as zero
-    // One step: gradients scaled so that their norm is at most max_norm (0: not at all), then forgotten.
-    void step(double learning_rate, double norm, double max_norm);
+    // One step: gradients times `scale`, whose norm then is `norm`, clipped to max_norm (0: not at all); then forgotten.
+    void step(double learning_rate, double norm, double max_norm, double scale = 1);
     void forget_gradients();
 
     int64_t steps = 0;                          // taken so far: AdamW's t
     std::vector<Parameter> parameters;
 
+    void set(Parameter& p, const Tensor& values);               // f32 or bf16, on any device, of its shape
     std::vector<std::pair<std::string, Tensor>> state() const;          // "master/NAME", "m/NAME", "v/NAME": what a checkpoint keeps
     void restore(const std::map<std::string, Tensor>& state);           // all of them, with the same shapes: CHECKed by the caller of a checkpoint
 };

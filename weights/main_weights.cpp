@@ -15,6 +15,7 @@
 #include "weights/file.h"
 #include "weights/gguf.h"
 #include "weights/hash.h"
+#include "train/checkpoint.h"
 #include "weights/hub.h"
 
 using namespace merv;
@@ -380,9 +381,41 @@ int import(const Flags& flags) {
     return write_parts(flags, parts, [](const Part& part) { return part.folder; });
 }
 
+// What a run of merv-train has trained, in the folder that it started from: a MERV folder for merv-ask and merv-eval. Trained values are f32 unless --dtype says other.
+int export_checkpoint(const Flags& flags) {
+    const train::Saved saved = train::find_checkpoint(flags.positionals()[0], flags.positionals()[0]);
+    const std::string base = flags.text("model").empty() ? saved.model_dir : flags.text("model");
+    if (!is_merv_folder(base)) fail(Exit::bad_weights, base, ": is no MERV folder; the run started from it: give its place with -m DIR");
+    const std::optional<DType> floats = chosen_floats(flags);
+    std::vector<Part> parts = open_parts(parts_of_folder(base), floats);
+    std::map<std::string, Tensor> trained = train::read_trained(saved.folder);
+    for (Part& part : parts) {
+        if (part.name != "merv" && part.name != "llm") continue;
+        for (Part::Value& v : part.values) {
+            const auto found = trained.find(part.name == "llm" ? "llm." + v.name : v.name);
+            if (found == trained.end()) continue;
+            if (!(found->second.shape() == v.spec.shape)) fail(Exit::bad_weights, saved.folder, ": '", v.name, "' is ", found->second, ", that of ", base, " is ", v.spec.shape, "; the run started from another model");
+            part.file.replace(v.name, found->second);
+            v.spec.dtype = floats.value_or(DType::f32), v.spec.kept.clear();
+            trained.erase(found);
+        }
+    }
+    if (!trained.empty()) fail(Exit::bad_weights, saved.folder, ": '", trained.begin()->first, "' is no parameter of ", base, "; the run started from another model");
+    const Json frames = parse_json(saved.config_json, saved.folder).value("model.num_frames", Json::array());
+    if (!frames.empty()) {
+        Json config = parse_json(parts[0].texts[0].second, base);
+        Json& list = config["num_frames"];
+        list = Json::array();
+        for (size_t i = 0; i < config["video_backbone_ids"].size(); i++) list.push_back(frames[frames.size() == 1 ? 0 : i]);
+        parts[0].texts[0].second = config.dump(2) + "\n";
+    }
+    return write_parts(flags, parts, [](const Part& part) { return part.folder; });
+}
+
 int export_parts(const Flags& flags) {
     choose_threads(flags);
-    if (!flags.on("parts")) fail(Exit::usage, "--parts is missing: it is what can be exported");
+    if (!flags.positionals().empty()) return export_checkpoint(flags);
+    if (!flags.on("parts")) fail(Exit::usage, "what to export is missing: a checkpoint of merv-train, or --parts");
     if (flags.text("model").empty()) fail(Exit::usage, "-m DIR is missing: the MERV folder to export");
     return write_parts(flags, open_parts(parts_of_folder(flags.text("model")), chosen_floats(flags)), [](const Part& part) { return part.name; });
 }
@@ -560,7 +593,7 @@ int main(int argc, char** argv) {
         {"verify", "merv-weights verify FILE|DIR [FILE|DIR] [-v] [--json]", {"json"}, 2, verify},
         {"import", "merv-weights import --merv DIR --llm DIR --languagebind DIR --dinov2 DIR --vivit DIR --siglip DIR --out DIR [--dtype bf16] [...]",
          {"merv", "llm", "languagebind", "dinov2", "vivit", "siglip", "dtype", "out", "dry-run", "json", "threads"}, 0, import},
-        {"export", "merv-weights export --parts -m DIR --out DIR [--dtype bf16] [...]", {"parts", "model", "dtype", "out", "dry-run", "json", "threads"}, 0, export_parts},
+        {"export", "merv-weights export CHECKPOINT|--parts -m DIR --out DIR [--dtype bf16] [...]", {"parts", "model", "dtype", "out", "dry-run", "json", "threads"}, 1, export_parts},
         {"random", "merv-weights random --config NAME --out DIR [--dtype bf16] [...]", {"config", "dtype", "seed", "out", "force", "tokenizer", "dry-run", "json", "threads"}, 0, random},
     };
     const std::string command = argc > 1 ? argv[1] : "";
