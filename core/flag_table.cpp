@@ -78,6 +78,8 @@ std::span<const FlagSpec> flag_table() {
         {"num-chunks", FlagSpec::integer, "1", "N", "pieces into which the questions are cut"},
         {"chunk-idx", FlagSpec::integer, "0", "I", "which piece to answer, from 0"},
         {"limit", FlagSpec::integer, "0", "N", "the first N questions only; 0: all"},
+        {"feature-cache", FlagSpec::text, nullptr, "DIR", "keep what the frozen encoders make of a clip, and take it from there"},
+        {"decode-timeout", FlagSpec::number, "120", "S", "seconds after which a video that is not decoded has failed; 0: never"},
         {"likelihood", FlagSpec::boolean, "true", "", "compute how likely each letter of a choice is"},
         {"dump-fusion", FlagSpec::boolean, "false", "", "keep how much each encoder counted for a clip with its predictions"},
         {"judge-model", FlagSpec::text, "gpt-4o-mini-2024-07-18", "NAME", "the judge that the requests name"},

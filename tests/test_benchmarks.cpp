@@ -161,6 +161,7 @@ TEST_CASE("convert: NExT-QA, VLEP and TVQA from samples of their files") {
     EXPECT_EQ(a.questions[0].answer, "roll the handle");
     EXPECT_EQ(a.questions[2].answer_id, 2);
     EXPECT_EQ(a.questions[19].category, "DL");
+    EXPECT_EQ(a.questions[19].subset, "descriptive");
     const Benchmark b = converted({.benchmark = "vlep", .in = vlep});
     EXPECT_EQ(b.questions.size(), 50u);
     EXPECT_EQ(b.questions[1].id, "20143");

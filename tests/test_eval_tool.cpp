@@ -91,7 +91,7 @@ TEST_CASE("merv-eval: the likelihood of a letter is that of the tokens that trai
     const Merv& m = loaded.merv;
     Answerer answerer(m, {.builder = builder_for(m.config.llm_backbone_id), .generate = {.max_tokens = 4, .sampling = {}, .stop = {}}});
     const Clip clip = read_clip(kClip, m.config.most_frames());
-    answerer.look(clip);
+    answerer.look(m.encode(m.look(clip, {}), {}));
     const Question q{.text = "Which colour?", .options = {"red", "green"}, .letters = 2};
     const auto first = answerer.answer(question_prompt(q), 2);
     const Visual visual = m.see(clip, {});
@@ -129,6 +129,12 @@ TEST_CASE("merv-eval: chunks of any number join to the same bytes, also if the n
     const std::string whole = read_file(data() / "whole/choice_naive_pred_merge.jsonl");
     EXPECT_EQ(read_file(d / "three/choice_naive_pred_merge.jsonl"), whole);
     EXPECT_EQ(rest.out, succeeded(eval({"score", d / "three/choice_naive_pred_merge.jsonl"})).out);
+    for (const char* what : {"computed", "read"}) {      // with a feature cache: the same bytes, whether it is filled or used
+        CAPTURE(what);
+        succeeded(eval(d.run("choice", "cached") + Words{"--dump-fusion", "--force", "--feature-cache", d / "cache"}));
+        EXPECT_EQ(read_file(d / "cached/choice_naive_pred_merge.jsonl"), whole);
+    }
+    EXPECT_EQ(std::count_if(fs::recursive_directory_iterator(d / "cache"), {}, [](const auto& e) { return e.is_regular_file(); }), 2);      // two parts of one file
     const Run again = succeeded(eval(d.run("choice", "three") + Words{"--dump-fusion"}));                            // nothing left to do
     EXPECT_SAYS(again.err, "7 answered before, 0 clips to see");
     EXPECT_EQ(read_file(d / "three/choice_naive_pred_merge.jsonl"), whole);

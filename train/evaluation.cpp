@@ -9,8 +9,9 @@
 #include <map>
 #include "core/json.h"
 #include "core/log.h"
+#include "core/rng.h"
 #include "core/version.h"
-#include "train/judge.h"
+#include "train/features.h"
 #include "weights/hash.h"
 
 namespace merv {
@@ -57,8 +58,8 @@ std::vector<int32_t> Answerer::encode(const std::string& text) const {
     return ids;
 }
 
-void Answerer::look(const Clip& clip) {
-    visual_ = merv_.see(clip, {.formula = Fusion::Formula::code, .flip = options_.flip});
+void Answerer::look(const Encoded& clip) {
+    visual_ = merv_.fuse(clip, {});
     cache_.length = prefix_ = 0;
     prefix_hidden_ = {};
 }
@@ -165,7 +166,7 @@ std::string file_hash(const std::string& path) { return path.empty() || !exists(
 // What decides the predictions of a chunk. A run that is taken up again must have the same.
 Json settings_of(const Benchmark& b, const EvaluationOptions& o) {
     Json s{{"benchmark", o.benchmark}, {"questions_sha256", file_hash(b.question_file)}, {"answers_sha256", file_hash(b.answer_file)}, {"limit", o.limit},
-           {"video_token", o.video_token}, {"dump_fusion", o.dump_fusion}, {"frames_fps", o.frames_fps}, {"model_fingerprint", model_fingerprint(o.model)}};
+           {"video_token", o.video_token}, {"dump_fusion", o.dump_fusion}, {"frames_fps", o.frames_fps}, {"lb_flip", o.flip}, {"seed", o.seed}, {"model_fingerprint", model_fingerprint(o.model)}};
     if (o.settings) s.update(*o.settings);
     return s;
 }
@@ -194,6 +195,8 @@ std::string record_of(const Question& q, const std::string& prompt, const Answer
     return python_json(r);
 }
 
+bool flipped(const std::string& video, const EvaluationOptions& o) { return o.flip && Rng(o.seed, "lb-flip " + video).uniform(0) < 0.5; }
+
 // The questions about one part of one video.
 struct Group { std::string video; ClipRange range; std::vector<const Question*> questions; };
 std::vector<Group> groups_of(std::span<const Question> questions, const std::set<std::string>& done) {
@@ -209,11 +212,16 @@ std::vector<Group> groups_of(std::span<const Question> questions, const std::set
     return groups;
 }
 
-struct Decoded { std::string path; Clip clip; };
-Decoded decode(VideoFolder& videos, Group g, int frames, double frames_fps) {
-    Decoded d{videos.find(g.video), {}};
-    if (fs::is_directory(d.path) && (g.range.start || g.range.end)) g.range.frames_fps = frames_fps;
-    d.clip = read_clip(d.path, frames, g.range);
+// What a clip's thread makes of it: its features from the cache, or what the encoders are to be shown.
+struct Decoded { std::string key; std::optional<Encoded> encoded; std::vector<Shown> shown; };
+Decoded decode(VideoFolder& videos, const Group& g, const Merv& merv, const train::FeatureCache& cache, const EvaluationOptions& o) {
+    const std::string path = videos.find(g.video);
+    ClipRange range = g.range;
+    if (fs::is_directory(path) && (range.start || range.end)) range.frames_fps = o.frames_fps;
+    Decoded d;
+    const bool flip = flipped(g.video, o);
+    if (cache.on()) d.key = cache.key(path, range, flip), d.encoded = cache.find(d.key);
+    if (!d.encoded) d.shown = merv.look(read_clip(path, merv.config.most_frames(), range, {.seconds = o.decode_timeout, .threads = 0}), {.flip = flip});
     return d;
 }
 
@@ -252,6 +260,7 @@ int evaluate(Answerer& answerer, const Merv& merv, const EvaluationOptions& o) {
     for (const Group& g : groups) left += g.questions.size();
     say("eval     ", o.benchmark, " ", o.chunk, "/", o.chunks, ": ", mine.size(), " questions, ", mine.size() - left, " answered before, ", groups.size(), " clips to see");
     VideoFolder videos(b.folder + "/videos");
+    const train::FeatureCache cache(groups.empty() ? "" : o.feature_cache, merv);
     std::string failure_lines;
     auto fails = [&](const Question& q, const std::string& what) {
         failures++;
@@ -259,7 +268,7 @@ int evaluate(Answerer& answerer, const Merv& merv, const EvaluationOptions& o) {
         write_whole(failed, failure_lines);
     };
     fs::remove(failed, error);
-    auto start_decoding = [&](size_t i) { return std::async(std::launch::async, [&, i] { return decode(videos, groups[i], merv.config.most_frames(), o.frames_fps); }); };
+    auto start_decoding = [&](size_t i) { return std::async(std::launch::async, [&, i] { return decode(videos, groups[i], merv, cache, o); }); };
     std::future<Decoded> next;
     if (!groups.empty()) next = start_decoding(0);
     const auto start = Clock::now();
@@ -274,8 +283,12 @@ int evaluate(Answerer& answerer, const Merv& merv, const EvaluationOptions& o) {
             current.wait();
             waited += std::chrono::duration<double>(Clock::now() - waiting).count();
             if (i + 1 < groups.size()) next = start_decoding(i + 1);
-            const Decoded d = current.get();
-            answerer.look(d.clip);
+            Decoded d = current.get();
+            if (!d.encoded) {
+                d.encoded = merv.encode(d.shown, {.flip = flipped(g.video, o)});
+                if (cache.on()) cache.keep(d.key, *d.encoded);
+            } else for (Tensor& t : d.encoded->pooled) t = t.to(current_device());
+            answerer.look(*d.encoded);
             if (o.dump_fusion)
                 for (size_t e = 0; e < answerer.fusion().size(); e++) fusion[merv.encoders[e].name] = answerer.fusion()[e];
         } catch (const Error& e) {

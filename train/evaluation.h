@@ -18,7 +18,6 @@ class Answerer {
         PromptBuilder builder = PromptBuilder::pure;
         GenerateOptions generate = {};
         bool likelihoods = true;                        // of the letters of a choice
-        bool flip = false;                              // LanguageBind's frames (the reference's quirk; SeeOptions)
     };
     Answerer(const Merv& merv, const Options& options);
 
@@ -28,7 +27,7 @@ class Answerer {
         bool ended = false;                             // by a stop token rather than by the limit
         std::vector<double> likelihoods;                // log-probability of each option's letter as the whole answer
     };
-    void look(const Clip& clip);                        // everything that follows is about this clip
+    void look(const Encoded& clip);                     // everything that follows is about this clip
     Answer answer(const std::string& question, int options = 0);
     const std::vector<float>& fusion() const { return visual_.weights; }
 
@@ -51,7 +50,11 @@ struct EvaluationOptions {
     std::string out;                                    // folder of the results
     int64_t chunks = 1, chunk = 0, limit = 0;           // limit: the first questions only; 0: all
     bool video_token = false, dump_fusion = false, force = false;
+    bool flip = false;                                  // LanguageBind's frames of every other clip, drawn by its name and the seed (the reference's quirk)
+    uint64_t seed = 7;
     double frames_fps = 3;                              // of folders of frames, where a question has a time
+    double decode_timeout = 0;                          // seconds for one clip; 0: none
+    std::string feature_cache = {};                     // folder; empty: none (train/features.h)
     std::string model;                                  // folder, for the records of what was done
     nlohmann::ordered_json* settings = nullptr;         // what else decides the answers: kept, and compared when a chunk is taken up again
 };

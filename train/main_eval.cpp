@@ -38,13 +38,15 @@ int run(const Flags& flags) {
     o.model = flags.text("model");
     if (o.model.empty()) fail(Exit::usage, "-m DIR is missing: the MERV folder to evaluate");
     if (o.out.empty()) o.out = "eval_result/" + file_name(o.model);
-    o.dump_fusion = flags.on("dump-fusion"), o.force = flags.on("force");
+    o.dump_fusion = flags.on("dump-fusion"), o.force = flags.on("force"), o.flip = flags.on("lb-flip"), o.seed = uint64_t(flags.integer("seed"));
+    o.decode_timeout = flags.number("decode-timeout"), o.feature_cache = flags.text("feature-cache");
+    if (!(o.decode_timeout >= 0)) fail(Exit::usage, "--decode-timeout must not be negative");
     if (flags.has("frames-fps")) o.frames_fps = flags.number("frames-fps");
     if (!(o.frames_fps > 0)) fail(Exit::usage, "--frames-fps must be above 0");
     if (flags.integer("max-tokens") < 1) fail(Exit::usage, "--max-tokens must be at least 1");
     const std::string dtype = flags.text("dtype"), builder = flags.text("prompt-builder");
     if (dtype != "auto" && dtype != "f32" && dtype != "bf16") fail(Exit::usage, "--dtype takes auto, f32 or bf16, not '", dtype, "'");
-    Answerer::Options options{.likelihoods = flags.on("likelihood"), .flip = flags.on("lb-flip")};
+    Answerer::Options options{.likelihoods = flags.on("likelihood")};
     options.generate.max_tokens = std::min<int64_t>(flags.integer("max-tokens"), INT_MAX);
     options.generate.sampling = {.temperature = flags.number("temperature"), .top_p = flags.number("top-p"), .seed = uint64_t(flags.integer("seed"))};
     check(options.generate.sampling);
@@ -61,7 +63,7 @@ int run(const Flags& flags) {
     say("load     ", o.model, ": ", loaded.parameters, " parameters, computed in ", name_of(m.dtype()));
     Json settings{{"model", file_name(o.model)}, {"dtype", name_of(m.dtype())}, {"device", name_of(current_device())}, {"num_frames", m.config.num_frames}, {"prompt_builder", name_of(options.builder)},
                   {"max_tokens", options.generate.max_tokens}, {"temperature", options.generate.sampling.temperature}, {"top_p", options.generate.sampling.top_p},
-                  {"seed", options.generate.sampling.seed}, {"likelihood", options.likelihoods}, {"lb_flip", options.flip}};
+                  {"likelihood", options.likelihoods}};
     o.settings = &settings;
     MemTag tag("activations");
     Answerer answerer(m, options);
@@ -319,7 +321,7 @@ int main(int argc, char** argv) {
     const Command commands[] = {
         {"run", "merv-eval run -m DIR --eval-dataset NAME [--num-chunks N --chunk-idx I] [...]",
          {"model", "eval-dataset", "eval-data", "filename-question", "filename-answer", "num-chunks", "chunk-idx", "limit", "out", "force", "likelihood", "dump-fusion", "prompt-builder", "num-frames",
-          "frames-fps", "max-tokens", "temperature", "top-p", "seed", "lb-flip", "dtype", "device", "threads"}, 0, run},
+          "frames-fps", "decode-timeout", "feature-cache", "max-tokens", "temperature", "top-p", "seed", "lb-flip", "dtype", "device", "threads"}, 0, run},
         {"merge", "merv-eval merge --eval-dataset NAME --out DIR [...]",
          {"eval-dataset", "eval-data", "filename-question", "filename-answer", "num-chunks", "chunk-idx", "limit", "out"}, 0, merge_chunks},
         {"score", "merv-eval score FILE [--json]", {"json"}, 1, score},
