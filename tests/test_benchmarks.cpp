@@ -259,3 +259,27 @@ TEST_CASE("convert: tables are split as RFC 4180 says, and damage is named") {
     EXPECT_SAYS(converting({.benchmark = "nextqa", .in = "x"}, Exit::usage), "no benchmark 'nextqa'; they are msvd-qa, ");
     EXPECT_SAYS(converting({.benchmark = "vlep", .in = ""}, Exit::usage), "--in FILE is missing");
 }
+
+TEST_CASE("convert: as merv-data's command it writes a folder, and overwrites only when told") {
+    TempDir dir;
+    write_file(dir / "dev.jsonl", R"({"example_id": 2, "vid_name": "f", "ts": [1.5, 2], "events": ["A", "B"], "answer": 1})" "\n");
+    auto command = [&](std::vector<std::string> words) {
+        Flags flags("merv-data", "", convert_flags(), 1);
+        std::vector<const char*> argv{"merv-data"};
+        for (const std::string& w : words) argv.push_back(w.c_str());
+        REQUIRE(flags.parse(int(argv.size()), argv.data()));
+        return convert_main(flags);
+    };
+    const std::vector<std::string> words = {"vlep", "--in", dir / "dev.jsonl", "--out", dir / "eval/VLEP"};
+    EXPECT_EQ(command(words), 0);
+    const Benchmark b = read_benchmark(dir / "eval", "VLEP");
+    EXPECT_EQ(b.questions[0].answer, "B");
+    EXPECT(fs::is_directory(dir / "eval/VLEP/videos"));
+    EXPECT_SAYS(error_of(Exit::usage, [&] { command(words); }), "test_q.json is there already; --force overwrites it");
+    write_file(dir / "dev.jsonl", R"({"example_id": 3, "vid_name": "f", "ts": [1.5, 2], "events": ["A", "B"]})" "\n");
+    std::vector<std::string> forced = words;
+    forced.push_back("--force");
+    EXPECT_EQ(command(forced), 0);
+    EXPECT_FALSE(read_benchmark(dir / "eval", "VLEP").questions[0].answered);      // the old answers went with the old questions
+    EXPECT_SAYS(error_of(Exit::usage, [&] { command({"vlep", "--in", dir / "dev.jsonl"}); }), "--out DIR is missing");
+}
