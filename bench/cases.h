@@ -17,6 +17,9 @@ std::vector<Case> encode_cases(const Sizes&, DType);    // one clip through each
 std::vector<Case> prefill_cases(const Sizes&, DType);   // `tokens` through `layers` layers of the language model's width
 std::vector<Case> decode_cases(const Sizes&, DType);    // one step of `rows` tokens after `tokens` others
 std::vector<Case> block_cases(const Sizes&, DType);     // forward and backward of one layer, gradients of everything
+// An optimizer step of the language model, projectors and fusion on one sample, from pooled features: 1024 visual tokens before `tokens` of text, the second half learnt. The
+// vocabulary has 4096 entries: what is measured is layers, not the table.
+std::vector<Case> train_cases(const Sizes&, DType);
 std::vector<Case> preprocess_cases(const std::string& video, const std::string& image);
 
 }

@@ -17,7 +17,7 @@ void show_peaks() {
 }
 
 int run(const Flags& flags) {
-    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block, step, profile, device, self-test or wrappers";
+    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block, train, step, profile, device, self-test or wrappers";
     const std::vector<std::string>& words = flags.positionals();
     if (flags.on("compare")) {
         if (words.size() != 2) fail(Exit::usage, "--compare takes two files of results");
@@ -69,6 +69,7 @@ int run(const Flags& flags) {
     else if (test == "prefill") cases = prefill_cases(sizes, dtype);
     else if (test == "decode") cases = decode_cases(sizes, dtype);
     else if (test == "block") cases = block_cases(sizes, dtype);
+    else if (test == "train") cases = train_cases(sizes, dtype);
     else if (test == "preprocess") cases = preprocess_cases(flags.text("video"), flags.text("image"));
     else fail(Exit::usage, "say what to measure: ", kTests);
 
@@ -85,7 +86,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | step [--train] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | train | step [--train] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
                 {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }

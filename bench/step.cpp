@@ -56,6 +56,37 @@ void finish_device() { if (current_device() == Device::cuda) cuda().synchronize(
 
 }
 
+std::vector<Case> train_cases(const Sizes& s, DType dtype) {
+    MervParts parts = preset(s.config, dtype).parts;
+    parts.llm.layers = int(s.layers), parts.llm.vocab = 4096;
+    const Merv declared = build(parts);
+    const train::Flops f = train::forward_flops(declared, s.tokens, s.tokens / 2, true);
+    return {{"train", s.config, concat(s.tokens, " tokens, ", s.layers, " layers"), dtype, 0, 2 * f.projectors + 3 * f.llm, [=]() -> std::function<void()> {
+        struct State {
+            Merv merv;
+            train::RunConfig config;
+            std::unique_ptr<train::Trainer> trainer;
+            train::Example example{};
+            int64_t step = 0;
+        };
+        auto state = std::make_shared<State>(State{build(parts), train::read_run_config("", {"model_dir=random", "dataset=random", "global_batch_size=1", "per_device_batch_size=1", "buckets=1", "recompute=none",
+                                                                                             concat("dtype=", name_of(dtype))}), nullptr});
+        Merv& m = state->merv;
+        m.llm.dtype = dtype;
+        fill(m, DType::f32), fill(m.llm, DType::f32);
+        state->trainer = std::make_unique<train::Trainer>(state->config, m, 1000);
+        train::Example& e = state->example;
+        e.ids = e.labels = some_ids(s.tokens, parts.llm.vocab), e.multimodal = true, e.encoded.emplace();
+        for (size_t i = 0; i < e.labels.size() / 2; i++) e.labels[i] = nn::kIgnore;
+        for (const Encoder& encoder : m.encoders) {
+            const Tensor pooled({m.visual_tokens(), encoder.width()}, dtype);
+            kernels::fill_random({.y = pooled, .rng = Rng(7, encoder.name)});
+            e.encoded->pooled.push_back(pooled), e.encoded->frames_encoded.push_back(0);
+        }
+        return [state] { state->trainer->step(500 + state->step++, [&] { return std::optional(state->example); }); };
+    }}};
+}
+
 int whole_step(const Sizes& sizes, DType dtype, bool train, int64_t steps) {
     if (profile::on()) fail(Exit::usage, "step is profiled in any case: leave --profile and --trace away");
     Merv m = random_model(sizes, dtype);

@@ -1,6 +1,6 @@
 """merv-bench against PyTorch on the same processor, run in turn in one session.
 
-    python bench/torch_cpu.py encode|prefill|decode|block|linear [--dtype f32|bf16] [--encoder NAME] [--threads 2] [--rounds 7]
+    python bench/torch_cpu.py encode|prefill|decode|block|train|linear [--dtype f32|bf16] [--encoder NAME] [--threads 2] [--rounds 7]
 
 Both sides hold their model ready; then each round runs one after the other, so that a machine whose speed wanders treats them
 alike. Printed are medians and their ratio (above 1: merv is faster), against the better of eager and torch.compile. Random
@@ -87,6 +87,46 @@ def llama(layers):
     return LlamaModel(config).eval()
 
 
+def training(args, dtype):
+    """What `merv-bench train` runs: projectors, fusion and LLaMA from pooled features, the head on the rows that have a label, clipped, AdamW. f32 parameters; bf16 by autocast."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=args.layers, num_attention_heads=32, num_key_value_heads=32, vocab_size=4096)
+    config._attn_implementation = "sdpa"
+    widths = [1024, 1024, 768, 768]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.llm = LlamaForCausalLM(config)
+            self.projectors = torch.nn.ModuleList(torch.nn.Linear(w, 4096) for w in widths)
+            self.query = torch.nn.Parameter(torch.randn(1, 1024))
+            self.q, self.k = torch.nn.Linear(1024, 1024), torch.nn.Linear(4096, 1024)
+
+        def forward(self, pooled, ids):
+            x = torch.stack([p(f) for p, f in zip(self.projectors, pooled)])  # (E, L, D)
+            w = torch.softmax(self.q(self.query) @ self.k(x.mean(1)).T / 32, -1)[0]
+            text = self.llm.model.embed_tokens(ids)
+            rows = torch.cat([text[:1], torch.einsum("e,eld->ld", w.to(x.dtype), x).to(text.dtype), text[1:]])[None]
+            hidden = self.llm.model(inputs_embeds=rows, use_cache=False).last_hidden_state[0]
+            first = 1024 + len(ids) // 2
+            return torch.nn.functional.cross_entropy(self.llm.lm_head(hidden[first - 1 : -1]).float(), ids[len(ids) // 2 :])
+
+    model = Model().train()
+    pooled, ids = [torch.randn(1024, w) for w in widths], torch.arange(args.tokens) * 7919 % 4096
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.1, fused=True)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = model(pooled, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
 def peers(what, args, dtype):
     """{"eager": f, "compiled": f}: each runs what merv-bench runs."""
     torch.manual_seed(0)
@@ -136,6 +176,8 @@ def peers(what, args, dtype):
             compiled = torch.compile(module)
             made["compiled"] = lambda: step(compiled)
         return made
+    if what == "train":
+        return {"eager": training(args, dtype)}
     if what == "linear":
         M, N, K = map(int, args.shape.split("x"))
         module, x = torch.nn.Linear(K, N, bias=False).to(dtype), torch.rand(M, K).to(dtype)
@@ -161,7 +203,7 @@ def main():
     ours = [args.what, "--dtype", args.dtype, "--threads", str(args.threads)]
     if args.what in ("encode", "block"):
         ours += ["--encoder", args.encoder]
-    if args.what in ("prefill", "decode", "block"):
+    if args.what in ("prefill", "decode", "block", "train"):
         ours += ["--layers", str(args.layers), "--tokens", str(args.tokens), "--rows", str(args.rows)]
     if args.what == "linear":
         ours = ["ops", "linear", "--shape", args.shape, *ours[1:]]
