@@ -18,6 +18,9 @@ int self_test_report(const std::string& format);            // known answers, as
 int wrappers_report(const std::string& format, int inputs);
 void device_report(const std::string& format);             // name and measured peaks
 // Encode, prefill, decode of one clip and question; or, with `train`, optimizer steps of one sample: the profile's table, memory by owner, and predicted beside measured.
+// Seconds of an optimizer step with one, two, three and four encoders, in the paper's order (figure 3), each beside its slowest single encoder; and what each saving saves.
+// A table on stdout, bars in `svg` ("": none).
+int encoders_figure(const Sizes&, DType, int64_t steps, const std::string& svg);
 int whole_step(const Sizes&, DType, bool train, int64_t steps);
 
 }

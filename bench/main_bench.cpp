@@ -17,7 +17,7 @@ void show_peaks() {
 }
 
 int run(const Flags& flags) {
-    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block, train, step, profile, device, self-test or wrappers";
+    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block, train, step, encoders, profile, device, self-test or wrappers";
     const std::vector<std::string>& words = flags.positionals();
     if (flags.on("compare")) {
         if (words.size() != 2) fail(Exit::usage, "--compare takes two files of results");
@@ -50,10 +50,11 @@ int run(const Flags& flags) {
     if (test == "ops" && on_card) return device_ops({words.size() > 1 ? words[1] : "", flags.text("output"), flags.on("small"), int(flags.integer("repetitions"))}), 0;
     const Sizes sizes{flags.has("config") ? flags.text("config") : "merv-base", flags.text("encoder"), flags.integer("layers"), flags.integer("tokens"), flags.integer("rows"), flags.on("all-blocks")};
     const DType dtype = type == "bf16" ? DType::bf16 : DType::f32;
-    if (test == "step") {
+    if (test == "step" || test == "encoders") {
         Sizes whole = sizes;
         if (!flags.has("layers")) whole.layers = 0;
         if (!flags.has("tokens")) whole.tokens = 64;
+        if (test == "encoders") return encoders_figure(whole, dtype, std::max<int64_t>(1, flags.integer("repetitions")), flags.text("out"));
         return whole_step(whole, type == "auto" && on_card ? DType::bf16 : dtype, flags.on("train"), std::max<int64_t>(1, flags.integer("repetitions") ? flags.integer("repetitions") : 3));
     }
     if (test == "profile") {
@@ -86,7 +87,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | train | step [--train] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
-                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train"}, 2);
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | train | step [--train] | encoders [--out SVG] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
+                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train", "out"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }

@@ -1,7 +1,11 @@
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include "bench/device.h"
+#include "data/chart.h"
+#include "weights/file.h"
 #include "core/autograd.h"
 #include "core/cuda.h"
 #include "core/profile.h"
@@ -25,9 +29,21 @@ template <class M> void fill(M& module, DType dtype) {
         t.bind(values);
     });
 }
-Merv random_model(const Sizes& s, DType dtype) {
+Merv random_model(const Sizes& s, DType dtype, const std::vector<std::string>& only = {}) {      // only: names of encoders; none: all
     MervParts parts = preset(s.config, dtype).parts;
     if (s.layers > 0) parts.llm.layers = int(s.layers);
+    if (!only.empty()) {
+        MervParts some = parts;
+        some.encoders.clear(), some.config.video_backbone_ids.clear(), some.config.num_frames.clear(), some.config.image_size.clear();
+        for (size_t i = 0; i < parts.encoders.size(); i++) {
+            const std::string& id = parts.config.video_backbone_ids[i];
+            if (std::find(only.begin(), only.end(), encoder_name(id)) == only.end()) continue;
+            some.encoders.push_back(parts.encoders[i]), some.config.video_backbone_ids.push_back(id);
+            some.config.num_frames.push_back(parts.config.num_frames[i]), some.config.image_size.push_back(parts.config.image_size[i]);
+        }
+        if (only.size() == 1) some.fusion_width = 0;
+        parts = some;
+    }
     Merv m = build(parts);
     m.llm.dtype = dtype;
     MemTag tag("weights");
@@ -85,6 +101,60 @@ std::vector<Case> train_cases(const Sizes& s, DType dtype) {
         }
         return [state] { state->trainer->step(500 + state->step++, [&] { return std::optional(state->example); }); };
     }}};
+}
+
+namespace {
+
+// The median of `steps` optimizer steps on one sample, after one to warm up.
+double step_seconds(const Sizes& sizes, DType dtype, int64_t steps, const std::vector<std::string>& encoders, const std::vector<std::string>& settings, bool still) {
+    Merv m = random_model(sizes, dtype, encoders);
+    std::vector<std::string> all = {"model_dir=random", "dataset=random", "global_batch_size=1", "per_device_batch_size=1", "buckets=1", concat("dtype=", name_of(dtype))};
+    all.insert(all.end(), settings.begin(), settings.end());
+    const train::RunConfig config = train::read_run_config("", all);
+    train::Trainer trainer(config, m, 1000);
+    Clip clip = moving_clip(m.config.most_frames());
+    if (still) clip.frames = clip.frames.slice(0, 1), std::fill(clip.grid.begin(), clip.grid.end(), 0);
+    train::Example example{.index = 0, .id = "random", .clip_key = "", .ids = some_ids(sizes.tokens, m.llm.config.vocab), .labels = {}, .multimodal = true, .shown = m.look(clip, {})};
+    example.labels = example.ids;
+    for (size_t i = 0; i < example.labels.size() / 2; i++) example.labels[i] = nn::kIgnore;
+    std::vector<double> seconds;
+    for (int64_t i = 0; i <= steps; i++) {
+        const auto start = Clock::now();
+        trainer.step(500 + i, [&] { return std::optional(example); });
+        finish_device();
+        if (i > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    std::sort(seconds.begin(), seconds.end());
+    return seconds[seconds.size() / 2];
+}
+
+}
+
+int encoders_figure(const Sizes& sizes, DType dtype, int64_t steps, const std::string& svg) {
+    const std::vector<std::string> order = {"dinov2", "languagebind", "siglip", "vivit"};       // as the paper adds them
+    std::map<std::string, double> single;
+    for (const std::string& e : order) single[e] = step_seconds(sizes, dtype, steps, {e}, {}, false);
+    Bars bars{.groups = {}, .series = {"encoders together", "slowest of them alone"}, .values = {{}, {}}, .errors = {}};
+    std::printf("| encoders | s a step | slowest single | s a step | ratio |\n|---|---|---|---|---|\n");
+    for (size_t n = 1; n <= order.size(); n++) {
+        const std::vector<std::string> some(order.begin(), order.begin() + int64_t(n));
+        const double together = n == 1 ? single[order[0]] : step_seconds(sizes, dtype, steps, some, {}, false);
+        const auto slowest = *std::max_element(some.begin(), some.end(), [&](const auto& a, const auto& b) { return single[a] < single[b]; });
+        const std::string name = concat(n == 1 ? "" : "+ ", order[n - 1]);
+        bars.groups.push_back(name), bars.values[0].push_back(together), bars.values[1].push_back(single[slowest]);
+        std::printf("| %s | %.3f | %s | %.3f | %.2f |\n", name.c_str(), together, slowest.c_str(), single[slowest], together / single[slowest]);
+        std::fflush(stdout);
+    }
+    std::printf("\n| saving | with it, s | without, s | ratio |\n|---|---|---|---|\n");
+    auto saving = [&](const char* what, const std::vector<std::string>& without, bool still) {
+        const double with = step_seconds(sizes, dtype, steps, order, {}, still), other = step_seconds(sizes, dtype, steps, order, without, still);
+        std::printf("| %s | %.3f | %.3f | %.2f |\n", what, with, other, other / with);
+        std::fflush(stdout);
+    };
+    saving("image dedupe, of a still image", {"without=image-dedupe"}, true);
+    saving("label rows", {"without=label-rows"}, false);
+        if (!svg.empty()) write_text(svg, bar_chart(concat("Seconds of an optimizer step, ", sizes.config, ", ", sizes.layers ? concat(sizes.layers, " layers, ") : "", name_of(dtype)), "s", bars));
+    return 0;
 }
 
 int whole_step(const Sizes& sizes, DType dtype, bool train, int64_t steps) {
