@@ -25,7 +25,7 @@ int run(const Flags& flags) {
         return 0;
     }
     const std::string test = words.empty() ? "" : words[0], type = flags.text("dtype");
-    if (words.size() > 1 && test != "ops") fail(Exit::usage, "'", words[1], "': only ops takes a second word");
+    if (words.size() > 1 && test != "ops" && test != "encoders") fail(Exit::usage, "'", words[1], "': only ops and encoders take a second word");
     if (type != "auto" && type != "f32" && type != "bf16") fail(Exit::usage, "--dtype takes f32 or bf16, not '", type, "'");
     if (flags.integer("threads") < 0 || flags.integer("threads") > 4096) fail(Exit::usage, "--threads takes 0 to 4096");
     if (flags.integer("threads")) omp_set_num_threads(int(flags.integer("threads")));
@@ -54,7 +54,7 @@ int run(const Flags& flags) {
         Sizes whole = sizes;
         if (!flags.has("layers")) whole.layers = 0;
         if (!flags.has("tokens")) whole.tokens = 64;
-        if (test == "encoders") return encoders_figure(whole, dtype, std::max<int64_t>(1, flags.integer("repetitions")), flags.text("out"));
+        if (test == "encoders") return encoders_figure(whole, dtype, std::max<int64_t>(1, flags.integer("repetitions")), words.size() > 1 ? words[1] : "");
         return whole_step(whole, type == "auto" && on_card ? DType::bf16 : dtype, flags.on("train"), std::max<int64_t>(1, flags.integer("repetitions") ? flags.integer("repetitions") : 3));
     }
     if (test == "profile") {
@@ -87,7 +87,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | train | step [--train] | encoders [--out SVG] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
-                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train", "out"}, 2);
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | train | step [--train] | encoders [SVG] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
+                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }
