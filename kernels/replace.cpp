@@ -4,7 +4,9 @@
 #include "core/cuda.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
+#include "kernels/ladder/ladder.h"
 #include "kernels/linear.h"
+#include "kernels/linear_sm90.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
 #include "kernels/optim.h"
@@ -107,5 +109,27 @@ MERV_TENSORS(Convert, a.y, a.x)
 MERV_TENSORS(Patchify, a.y, a.x)
 MERV_TENSORS(FillRandom, a.y)
 #undef MERV_TENSORS
+
+// These have kernels alone, which nothing but benches and tests runs.
+#define MERV_NOT_ON_HOST(...)                                                  \
+    template <> bool& replaced<__VA_ARGS__>() {                                \
+        static bool never = false;                                             \
+        return never;                                                          \
+    }                                                                          \
+    template <> void run_on_host(const __VA_ARGS__&) { CHECK(false, "an op of which the CPU has no version"); }
+MERV_NOT_ON_HOST(LinearSm90)
+MERV_NOT_ON_HOST(ladder::LayerNormRung<1>)
+MERV_NOT_ON_HOST(ladder::LayerNormRung<2>)
+MERV_NOT_ON_HOST(ladder::LayerNormRung<3>)
+MERV_NOT_ON_HOST(ladder::LayerNormRung<4>)
+MERV_NOT_ON_HOST(ladder::LayerNormRung<5>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<1>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<2>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<3>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<4>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<5>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<6>)
+MERV_NOT_ON_HOST(ladder::AttentionRung<7>)
+#undef MERV_NOT_ON_HOST
 
 }
