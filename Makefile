@@ -2,7 +2,7 @@
 # make demo       ask a question about a real clip       make deps    the Debian packages this needs
 # make SAN=address,undefined test                        make fuzz    fuzz targets, FUZZ_SECONDS each
 # make cuda-check  compile the CUDA kernels with nvcc    make kernel-report  docs/kernels.md    make ladder  kernels/ladder/README.md
-# make CUDA=1     the programs for a card, into build/cuda/bin
+# make CUDA=1     the programs for a card, into build/cuda/bin     make gpu-bundle  build/merv-gpu.tar.xz, for bench/gpu.sh elsewhere
 # make emu-cuda   the programs with --device cuda on an emulated CUDA runtime (CUDA_HOME=/usr/local/cuda has its headers)
 # make bench | bench-peers | size | format | soak | soak-cuda | clean
 SAN   ?=
@@ -156,6 +156,7 @@ $(C)/obj/%.o: %.cu ; @mkdir -p $(@D) ; echo "$< (cuda)" ; $(NVCC) $(NVCC_FLAGS) 
 $(call programs,$(C),$(REAL_CUDA),$(CUDA_LIBS))
 $(C)/tests/all: $(TESTS:%.cpp=$(B)/%.o) $(EMU_MODES:%=$(E)/tests/emu_%.o) $(E)/kernels/emu_bugs.o $(REAL_CUDA) $(B)/libmerv.a ; $(link) $(CUDA_LIBS)
 cuda: $(BIN:$(B)/bin/%=$(C)/bin/%)
+gpu-bundle: $(C)/bin/merv-bench $(C)/tests/all ; @bench/bundle.sh
 CUDA_TESTS   := $(if $(SAN),,$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(H)/tests/all))       # one more part of make test, where CUDA's headers are
 -include $(shell find $(H) $(C)/obj -name '*.d' 2>/dev/null)
 
@@ -201,5 +202,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: soak-cuda cuda emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: soak-cuda cuda gpu-bundle emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <omp.h>
 #include "bench/cases.h"
+#include "bench/device.h"
 #include "bench/kernels.h"
 #include "core/program.h"
 
@@ -16,7 +17,7 @@ void show_peaks() {
 }
 
 int run(const Flags& flags) {
-    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block or profile";
+    constexpr const char* kTests = "peak, ops, encode, prefill, decode, preprocess, block, step, profile, device, self-test or wrappers";
     const std::vector<std::string>& words = flags.positionals();
     if (flags.on("compare")) {
         if (words.size() != 2) fail(Exit::usage, "--compare takes two files of results");
@@ -40,8 +41,21 @@ int run(const Flags& flags) {
         return report_ladders(), 0;
     }
 
+    const OnDevice device(flags.text("device") == "auto" ? Device::cpu : choose_device(flags));       // of benches the CPU is the default
+    const bool on_card = current_device() == Device::cuda;
+    if (test == "device" && !on_card) fail(Exit::usage, "device reports a card: merv-bench device --device cuda");
+    if (test == "device") return device_report(flags.text("output")), 0;
+    if (test == "self-test") return self_test_report(flags.text("output"));
+    if (test == "wrappers") return wrappers_report(flags.text("output"), flags.integer("repetitions") ? int(flags.integer("repetitions")) : 20);
+    if (test == "ops" && on_card) return device_ops({words.size() > 1 ? words[1] : "", flags.text("output"), flags.on("small"), int(flags.integer("repetitions"))}), 0;
     const Sizes sizes{flags.has("config") ? flags.text("config") : "merv-base", flags.text("encoder"), flags.integer("layers"), flags.integer("tokens"), flags.integer("rows"), flags.on("all-blocks")};
     const DType dtype = type == "bf16" ? DType::bf16 : DType::f32;
+    if (test == "step") {
+        Sizes whole = sizes;
+        if (!flags.has("layers")) whole.layers = 0;
+        if (!flags.has("tokens")) whole.tokens = 64;
+        return whole_step(whole, type == "auto" && on_card ? DType::bf16 : dtype, flags.on("train"), std::max<int64_t>(1, flags.integer("repetitions") ? flags.integer("repetitions") : 3));
+    }
     if (test == "profile") {
         std::vector<Case> all = decode_cases(sizes, dtype);
         for (auto* more : {prefill_cases, encode_cases}) for (const Case& c : more(sizes, dtype)) all.push_back(c);
@@ -71,7 +85,7 @@ int run(const Flags& flags) {
 }
 
 int main(int argc, char** argv) {
-    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | profile\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
-                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters"}, 2);
+    Flags flags("merv-bench", "merv-bench peak | ops [OP [--shape AxBxC]] | encode | prefill | decode | preprocess | block | step [--train] | profile\n       merv-bench device | self-test | wrappers | ops [OP] [--small] --device cuda\n       merv-bench --compare BEFORE AFTER\n       merv-bench ops [KERNEL] --device emu --counters\n       merv-bench ladder --device emu",
+                {"shape", "dtype", "config", "encoder", "all-blocks", "layers", "tokens", "rows", "video", "image", "output", "repetitions", "seconds", "lockstep", "compare", "threads", "device", "counters", "small", "train"}, 2);
     return run_program(flags, argc, argv, [&] { return run(flags); });
 }

@@ -24,6 +24,7 @@ void open_cuda(int number) {
     if (opened()) return;
     opened() = make_cuda(number).release();
     profile::use(opened()->timer(), Device::cuda);
+    opened()->self_test();
 }
 Cuda& cuda() {
     CHECK(opened(), "a CUDA device is used before open_cuda");

@@ -29,6 +29,7 @@ class CudaGraph {
 class Cuda {
   public:
     virtual ~Cuda() = default;
+    virtual void self_test() = 0;                           // known answers, once per device and build: kernels/cuda/host/self_test.h
     virtual std::string name() const = 0;                   // "cuda:0, NVIDIA H100 80GB HBM3, 79.1 GiB"
     virtual std::byte* allocate(size_t bytes) = 0;          // 256-byte aligned, contents undefined; null: none left
     virtual void release(std::byte* p) noexcept = 0;        // once the work queued so far is done with it

@@ -49,6 +49,8 @@ std::span<const FlagSpec> flag_table() {
         {"repetitions", FlagSpec::integer, "0", "N", "runs of each case; 0: as many as fit into --seconds", 'r'},
         {"seconds", FlagSpec::number, "0.5", "S", "time for each case"},
         {"counters", FlagSpec::boolean, "false", "", "count what GPU kernels ask of memory and tensor cores, on the emulator"},
+        {"small", FlagSpec::boolean, "false", "", "small sizes: to try the way, not to time it"},
+        {"train", FlagSpec::boolean, "false", "", "optimizer steps instead of an answer"},
         {"lockstep", FlagSpec::boolean, "false", "", "one run per line on stdin, each answered with its milliseconds"},
         {"compare", FlagSpec::boolean, "false", "", "the ratios of two files written with -o json or jsonl"},
 

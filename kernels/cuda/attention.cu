@@ -243,12 +243,12 @@ template <class F> void with_key_tiles(int64_t Nk, F&& f) {      // f.operator()
 template <> void run(const AttentionFwd& a) {
     if (a.S * a.Nq * a.H == 0) return;
     CHECK(a.scale > 0, "attention: scale ", a.scale);
-    if (decode(a)) return;
+    if (special_ways.attention && decode(a)) return;
     const Scene scene(a);
     float* lse = at<float>(a.lse);
     const int64_t kv_rows = a.S * a.Nk * a.Hkv, q_rows = a.S * a.Nq * a.H, seen = a.mask == Mask::causal ? std::max<int64_t>(1, a.Nk - a.Nq / 2) : a.Nk;
     auto work = [&](const char* name) { return Work{name, double(2 * (q_rows + kv_rows) * a.D) * double(size_of(a.q.t.dtype())) + (lse ? 4.0 * double(q_rows) : 0), 4.0 * double(q_rows) * double(seen) * double(a.D)}; };
-    if (a.q.t.dtype() == DType::bf16 && a.D % 8 == 0) {
+    if (special_ways.attention && a.q.t.dtype() == DType::bf16 && a.D % 8 == 0) {
         const Strided<bf16> o(a.o);
         const Strided<const bf16> q(a.q), k(a.k), v(a.v);
         if (o.in_sectors() && q.in_sectors() && k.in_sectors() && v.in_sectors()) {

@@ -257,7 +257,7 @@ template <> void run(const AttentionBwd& b) {
         const Strided<X> dq(b.dq), dk(b.dk), dv(b.dv);
         const Strided<const X> q(a.q), k(a.k), v(a.v), o(a.o), dout(b.dout);
         if constexpr (std::is_same_v<X, bf16>)
-            if (a.D % 8 == 0 && dq.in_sectors() && dk.in_sectors() && dv.in_sectors() && q.in_sectors() && k.in_sectors() && v.in_sectors() && dout.in_sectors()) {
+            if (special_ways.attention && a.D % 8 == 0 && dq.in_sectors() && dk.in_sectors() && dv.in_sectors() && q.in_sectors() && k.in_sectors() && v.in_sectors() && dout.in_sectors()) {
                 const Tensor delta({a.S, a.H, a.Nq});
                 const Given given{lse, at<float>(delta)};
                 if (a.Nq > 0)

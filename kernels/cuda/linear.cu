@@ -331,7 +331,7 @@ template <class TA, class TB, class Epilogue> void product(Work work, Operand<TA
         return M == 1 ? go(few_rows<1, TA, TB, Epilogue>) : M == 2 ? go(few_rows<2, TA, TB, Epilogue>) : go(few_rows<4, TA, TB, Epilogue>);
     }
     if constexpr (kDevice == Device::cuda && std::is_same_v<TA, TB>)
-        if (by_library<TA>(gemm_of(work.name, file, line, a, b, M, N, K), epilogue, std::min(width, 4))) return;
+        if (special_ways.cublaslt && by_library<TA>(gemm_of(work.name, file, line, a, b, M, N, K), epilogue, std::min(width, 4))) return;
     with_width(std::min(width, 4), [&]<int w>() {
         if constexpr (w <= 4) {
             if constexpr (std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16>)

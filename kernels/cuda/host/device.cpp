@@ -7,8 +7,10 @@
 #include "core/check.h"
 #include "core/cuda.h"
 #include "kernels/cuda/host/graph.h"
+#include "kernels/cuda/host/self_test.h"
 #include "kernels/cuda/host/stream.h"
 #include "kernels/cuda/host/timer.h"
+#include "kernels/device.h"
 
 namespace merv {
 namespace {
@@ -69,12 +71,17 @@ class Staging {
 
 class RuntimeDevice final : public Cuda {
   public:
-    RuntimeDevice(int number, const cudaDeviceProp& p) : name_(concat("cuda:", number, ", ", p.name, ", ", double(p.totalGlobalMem >> 20) / 1024, " GiB")) {
+    RuntimeDevice(int number, const cudaDeviceProp& p) : name_(concat("cuda:", number, ", ", p.name, ", ", double(p.totalGlobalMem >> 20) / 1024, " GiB")), uuid_(p.uuid.bytes, sizeof p.uuid.bytes) {
         must(cudaDeviceGetDefaultMemPool(&pool_, number), "the memory pool");
         uint64_t keep = UINT64_MAX;             // what is freed is not given back to the system at the next synchronisation
         must(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "the memory pool");
     }
     std::string name() const override { return name_; }
+    void self_test() override {
+        int driver = 0;
+        cudaDriverGetVersion(&driver);
+        test_device(name_, uuid_, driver);
+    }
 
     std::byte* allocate(size_t bytes) override {
         must(not_freed_.exchange(cudaSuccess), "freeing memory");
@@ -110,11 +117,11 @@ class RuntimeDevice final : public Cuda {
     }
     void fill(std::byte* to, int byte, size_t bytes) override { must(cudaMemsetAsync(to, byte, bytes, current_stream()), "a fill"); }
     void synchronize() override { must(cudaStreamSynchronize(current_stream()), "waiting for the device"); }
-    std::unique_ptr<CudaGraph> graph() override { return make_graph(); }
+    std::unique_ptr<CudaGraph> graph() override { return kernels::anything_replaced ? nullptr : make_graph(); }     // an op on the host copies, which no graph can
     profile::DeviceTimer* timer() override { return &timer_; }
 
   private:
-    std::string name_;
+    std::string name_, uuid_;
     cudaMemPool_t pool_ = nullptr;
     std::atomic<cudaError_t> not_freed_ = cudaSuccess;
     Staging staging_;
