@@ -162,7 +162,8 @@ CUDA_TESTS   := $(if $(SAN),,$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(
 
 # Fuzzing: libFuzzer with AddressSanitizer and UBSan, on the parsers only.
 FUZZ_FLAGS := -std=c++20 -O1 -g -I. -DMERV_EXACT_BLOCKS -MMD -MP -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-unknown-pragmas
-FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp data/image.cpp data/conversations.cpp $(addprefix models/,config.cpp gguf_model.cpp sentencepiece.cpp byte_bpe.cpp tokenizer.cpp unicode.cpp)))
+FUZZ_LIB   := $(filter-out core/program.cpp,$(wildcard core/[!m]*.cpp weights/[!m]*.cpp $(addprefix data/,image.cpp conversations.cpp benchmarks.cpp convert.cpp) $(addprefix train/,scoring.cpp judge.cpp predictions.cpp) \
+	$(addprefix models/,config.cpp gguf_model.cpp sentencepiece.cpp byte_bpe.cpp tokenizer.cpp unicode.cpp)))
 build/fuzz/%.o: %.cpp ; @mkdir -p $(@D) ; echo "$< (fuzz)" ; clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
 $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $(FUZZ_LIB:%.cpp=build/fuzz/%.o) ; @clang++ $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -lavutil -o $@
 fuzz: deps-fuzz

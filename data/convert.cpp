@@ -185,9 +185,11 @@ void perception(const Convert& c, Out& out) {               // mc_question_valid
 void nextqa(const Convert& c, Out& out) {                   // ids begin with the type, by which the reference groups
     for (const Row& r : read_rows(c.in)) {
         const std::string type = r.text("type");
+        if (type.empty() || std::string_view("CTD").find(type[0]) == std::string_view::npos) r.wrong("the type '", brief(type), "' begins with none of C, T and D");
         out.add(r.text("video"), concat(type, "_", r.text("video"), "_", r.text("qid")), r.text("question"));
         out.choice(r.options("a", 5), r.has("answer") && !r.text("answer").empty() ? std::optional(r.index("answer", 5)) : std::nullopt);
-        out.category(type == "TP" ? "TN" : type);           // merged, as the reference does
+        out.category(type == "TP" ? "TN" : type);           // merged, as the reference does; C, T and D are its larger groups
+        out.questions.back()["subset"] = type[0] == 'C' ? "causal" : type[0] == 'T' ? "temporal" : "descriptive";
     }
 }
 

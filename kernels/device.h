@@ -22,13 +22,13 @@ inline void use_checks(bool on) { use_emulator(on ? emu::Mode::checked : emu::Mo
 // Set by the self-test of a card (kernels/known_answers.h). An op whose kernels gave a wrong answer runs on the host, its tensors copied there and back (kernels/replace.cpp);
 // before that the special ways are left: cuBLASLt, and attention on tensor cores, which have plain kernels beside them.
 extern bool anything_replaced;
-template <class Args> inline bool replaced = false;
+template <class Args> bool& replaced();
 template <class Args> void run_on_host(const Args& a);
 struct SpecialWays { bool cublaslt = true, attention = true; };
 extern SpecialWays special_ways;
 
 template <class Args> void run_on_gpu(const Args& a) {
-    if (current_device() == Device::cuda) return replaced<Args> ? run_on_host(a) : cuda::run(a);
+    if (current_device() == Device::cuda) return anything_replaced && replaced<Args>() ? run_on_host(a) : cuda::run(a);
     switch (emulator_mode()) {
         case emu::Mode::fast: return emu_fast::run(a);
         case emu::Mode::checked: return emu_checked::run(a);

@@ -74,7 +74,7 @@ struct List {
                 Answer answer{0, type == bf16 ? std::max(limit, 0x1p-6) : limit};
                 for (size_t i = 0; i < there.outs.size(); i++) answer.error = std::max(answer.error, largest_difference(there.outs[i], here.outs[i]));
                 return answer;
-            }, special, &replaced<Args>});
+            }, special, &replaced<Args>()});
         }
     }
 };

@@ -92,7 +92,7 @@ TEST_CASE("self-test: where a special way fails the plain kernels are taken, and
     };
     broken("AttentionFwd", &kernels::special_ways.attention);
     broken("AttentionBwd", &(kernels::special_ways.attention = true));
-    EXPECT_FALSE(kernels::replaced<kernels::AttentionFwd>);
+    EXPECT_FALSE(kernels::replaced<kernels::AttentionFwd>());
     // without cuBLASLt and without tensor cores in attention everything still has its answers
     kernels::special_ways = {.cublaslt = false, .attention = false};
     for (const char* op : {"LinearFwd", "LinearInputBwd", "LinearWeightBwd", "AttentionFwd", "AttentionBwd"})
@@ -119,7 +119,7 @@ TEST_CASE("self-test: verdicts are remembered, and an op that ended the program 
     const auto verdicts = self_test(record, counted);
     EXPECT((verdicts[0].result == Result::crashed));
     EXPECT_EQ(asked, int(counted.size()) - 1);
-    EXPECT(kernels::replaced<kernels::Add>);
+    EXPECT(kernels::replaced<kernels::Add>());
 }
 
 TEST_CASE("self-test: once per device and build; a damaged or unwritable record asks again; MERV_SELF_TEST says how") {
@@ -149,7 +149,7 @@ TEST_CASE("self-test: once per device and build; a damaged or unwritable record 
     text.replace(text.find(line), line.size(), "Add\tf32, 64 columns\twrong\n");
     write_file(files()[0], text);
     test_device("card", "uuid", 13000);
-    EXPECT(kernels::replaced<kernels::Add>);
+    EXPECT(kernels::replaced<kernels::Add>());
     EXPECT_EQ(read_file(files()[0]), text);
     unsetenv("XDG_CACHE_HOME");
 }
