@@ -79,6 +79,17 @@ TEST_CASE("conversations: a wrong record is named, with what is wrong") {
     EXPECT_SAYS(wrong("[{" + turns("\xff") + "}]"), "record 0");
 }
 
+TEST_CASE("conversations: who asks for it gets every wrong record told, and an empty one in its place") {
+    std::string told;
+    const auto all = parse_conversations("[1, {" + turns() + "}, {\"id\": \"x\"}]", "d.json", [&](size_t record, const std::string& why) { told += std::to_string(record) + " " + why + "\n"; });
+    REQUIRE_EQ(all.size(), 3);
+    EXPECT(all[0].turns.empty());
+    EXPECT_EQ(all[1].turns.size(), 2);
+    EXPECT(all[2].turns.empty());
+    EXPECT_SAYS(told, "0 d.json: record 0: is no object\n2 d.json: record 2: has no conversations");
+    EXPECT_SAYS(error_of(Exit::bad_data, [&] { parse_conversations("[1", "d.json", [](size_t, const std::string&) {}); }), "cut off");
+}
+
 TEST_CASE("conversations: what is no JSON list is refused where it ends to be one") {
     for (const char* text : {"", "  ", "{}", "\"[\"", "null", "1"}) EXPECT_SAYS(wrong(text), "d.json: holds no JSON list");
     EXPECT_SAYS(wrong("["), "d.json: ends inside record 0; the file is cut off");

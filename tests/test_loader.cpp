@@ -268,3 +268,40 @@ TEST_CASE("loader: clips, whole and damaged, decoded by any number of threads") 
     }
     EXPECT_EQ(seen[0][0], seen[0][6]);
 }
+
+// MERV_TEST_SOAK=1: some minutes.
+TEST_CASE("loader: 3,000 clips, a third of them damaged, and memory stays flat") {
+    if (!std::getenv("MERV_TEST_SOAK")) return test::skip("MERV_TEST_SOAK is not set");
+    const Silence silence;
+    test::TempDir dir;
+    std::vector<std::string> paths;
+    for (const std::string& name : {std::string("nasa_jwst"), std::string("square_right"), std::string("square_left"), std::string("ball")}) {
+        const std::string whole = "data/samples/" + name + ".mp4", bytes = test::read_file(whole), cut = dir / (name + "-cut.mp4"), hit = dir / (name + "-hit.mp4");
+        std::string damaged = bytes;
+        for (size_t i = damaged.size() / 3; i < damaged.size(); i += 97) damaged[i] = char(damaged[i] ^ 0x5a);      // in pictures and tables
+        test::write_file(cut, bytes.substr(0, bytes.size() * 2 / 3));
+        test::write_file(hit, damaged);
+        paths.insert(paths.end(), {whole, whole, whole, whole, cut, hit});
+    }
+    auto resident = [] {                        // MiB
+        long pages = 0;
+        std::ifstream("/proc/self/statm") >> pages >> pages;
+        return double(pages) * 4096 / (1 << 20);
+    };
+    const int64_t n = 3000;
+    Loader<Clip> loader([&](int64_t i) { return read_clip(paths[size_t(i) % paths.size()], 32, {}, {.seconds = 30, .threads = 1}); }, counted(n),
+                        {.workers = 2, .ahead = 8, .timeout = 61, .on_bad = OnBadSample::skip});
+    double early = 0, late = 0;
+    int64_t bad = 0;
+    const auto began = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < n; i++) {
+        bad += !loader.next().item;
+        double& most = i < n / 3 ? early : late;
+        most = std::max(most, resident());
+        if (i % 500 == 499) MESSAGE("", i + 1, " loads, ", resident(), " MiB resident");
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    MESSAGE(n, " loads, ", bad, " of them bad, ", double(n) / seconds, " a second; at most ", early, " MiB resident in the first third, ", late, " MiB after it");
+    EXPECT_GE(bad, n / 6);                      // every cut file; what decoders make of the others is theirs
+    EXPECT_LE(late, early + 8);
+}

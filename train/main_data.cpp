@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <map>
+#include <numeric>
 #include "core/json.h"
 #include "core/log.h"
 #include "core/program.h"
@@ -77,68 +78,90 @@ class Progress {
     Clock::time_point start_ = Clock::now();
 };
 
+struct Fault { std::string kind, text; };
+struct Sample {
+    Conversation conversation;
+    std::vector<Fault> faults = {};
+    int64_t file = -1;                          // its media's place in Survey::files
+};
+struct File { std::string path; bool is_image; };
+struct Survey { std::vector<Sample> samples; std::vector<File> files; };        // each file once, in the order of the samples
+
+Survey survey(const RunConfig& config) {
+    Survey all;
+    std::map<std::pair<std::string, bool>, int64_t> known;
+    std::map<std::string, size_t> ids;
+    auto look_at = [&](Sample& s) {
+        const Conversation& c = s.conversation;
+        if (c.id.empty()) s.faults.push_back({"missing id", "has no id"});
+        else if (const auto [first, is_new] = ids.emplace(c.id, all.samples.size() - 1); !is_new) s.faults.push_back({"duplicate id", concat("its id is that of sample ", first->second, ", too")});
+        if (!c.multimodal()) return;
+        try {
+            const File file{media_path(config.media_root, c), c.is_image};
+            const auto [at, is_new] = known.emplace(std::pair{file.path, file.is_image}, int64_t(all.files.size()));
+            if (is_new) all.files.push_back(file);
+            s.file = at->second;
+        } catch (const Error& e) { s.faults.push_back({"path", e.what()}); }
+    };
+    for (const std::string& path : config.dataset) {
+        std::map<size_t, std::string> wrong;
+        std::vector<Conversation> records = read_conversations(path, [&](size_t record, const std::string& why) { wrong[record] = why; });
+        for (size_t i = 0; i < records.size(); i++) {
+            all.samples.push_back({std::move(records[i])});
+            if (wrong.contains(i)) all.samples.back().faults.push_back({"record", wrong[i]});
+            else look_at(all.samples.back());
+        }
+    }
+    return all;
+}
+
 struct Totals {
     int64_t samples = 0, faulty = 0, tokens = 0, labels = 0, longest = 0, cut = 0;
     std::map<std::string, int64_t> kinds, faults;
+    void print(size_t files, bool counted) const {
+        std::string text;
+        for (const auto& [kind, n] : kinds) text += concat(text.empty() ? "" : ", ", n, " ", kind);
+        say("samples  ", samples, " (", text, "), ", files, " files");
+        if (counted) say("tokens   ", tokens, ", ", labels, " of them learnt; longest sample ", longest, cut ? concat("; ", cut, " are cut") : "");
+        for (const auto& [what, n] : faults) say("fault    ", what, ": ", n);
+    }
 };
-void print_totals(const Totals& t, size_t files, bool tokens) {
-    std::string kinds;
-    for (const auto& [kind, n] : t.kinds) kinds += concat(kinds.empty() ? "" : ", ", n, " ", kind);
-    say("samples  ", t.samples, " (", kinds, "), ", files, " files");
-    if (tokens) say("tokens   ", t.tokens, ", ", t.labels, " of them learnt; longest sample ", t.longest, t.cut ? concat("; ", t.cut, " are cut") : "");
-    for (const auto& [what, n] : t.faults) say("fault    ", what, ": ", n);
+
+void count_tokens(const RunConfig& config, const LoadedModel& loaded, Sample& s, Json& line, Totals& totals) {
+    TextFormat format = text_format(loaded);
+    const int64_t longest = std::exchange(format.longest, INT64_MAX);
+    try {
+        const Tokenized t = tokenized(config, s.conversation, format);
+        const int64_t n = int64_t(t.ids.size()), kept = std::min(n, longest), labels = kept - std::count(t.labels.begin(), t.labels.begin() + kept, nn::kIgnore);
+        line["tokens"] = n, line["labels"] = labels;
+        totals.tokens += kept, totals.labels += labels, totals.longest = std::max(totals.longest, n), totals.cut += n > longest;
+        if (n > longest) line["cut"] = longest;
+        if (!labels) s.faults.push_back({"nothing to learn", concat("no token of its ", kept, " is learnt", n > longest ? concat("; its text was cut to ", longest) : "")});
+    } catch (const Error& e) { s.faults.push_back({"conversation", e.what()}); }
 }
 
+// A line of JSON per sample, as soon as its file is read.
 int check(const Flags& flags) {
     const RunConfig config = settings(flags);
     const std::optional<LoadedModel> loaded = model_of(config);
     if (!loaded) say("note: without -m DIR, the MERV folder, tokens are not counted");
     const int frames = loaded && !loaded->merv.encoders.empty() ? loaded->merv.config.most_frames() : 32;
-
-    // ---- the records, and the files they name
-    struct Fault { std::string kind, text; };
-    struct Sample { Conversation conversation; std::vector<Fault> faults = {}; int64_t file = -1; };
-    struct File { std::string path; bool is_image; };
-    std::vector<Sample> samples;
-    std::vector<File> files;
-    std::map<std::pair<std::string, bool>, int64_t> known;
-    std::map<std::string, size_t> ids;
-    for (const std::string& path : config.dataset) {
-        std::map<size_t, std::string> wrong;
-        std::vector<Conversation> records = read_conversations(path, [&](size_t record, const std::string& why) { wrong[record] = why; });
-        for (size_t i = 0; i < records.size(); i++) {
-            samples.push_back({std::move(records[i])});
-            Sample& s = samples.back();
-            if (wrong.contains(i)) { s.faults.push_back({"record", wrong[i]}); continue; }
-            const std::string& id = s.conversation.id;
-            if (id.empty()) s.faults.push_back({"missing id", "has no id"});
-            else if (const auto [first, is_new] = ids.emplace(id, samples.size() - 1); !is_new) s.faults.push_back({"duplicate id", concat("its id is that of sample ", first->second, ", too")});
-            if (!s.conversation.multimodal()) continue;
-            try {
-                const File file{media_path(config.media_root, s.conversation), s.conversation.is_image};
-                const auto [at, is_new] = known.emplace(std::pair{file.path, file.is_image}, int64_t(files.size()));
-                if (is_new) files.push_back(file);
-                s.file = at->second;
-            } catch (const Error& e) { s.faults.push_back({"path", e.what()}); }
-        }
-    }
-
-    // ---- every file once, in the order of the samples; a line per sample as soon as its file is read
-    std::vector<int64_t> order(files.size());
-    for (size_t i = 0; i < order.size(); i++) order[i] = int64_t(i);
+    Survey all = survey(config);
+    std::vector<int64_t> order(all.files.size());
+    std::iota(order.begin(), order.end(), 0);
     auto read = [&](int64_t i) {
-        const File& file = files[size_t(i)];
+        const File& file = all.files[size_t(i)];
         const Clip clip = read_media(config, file.path, file.is_image, file.is_image ? 1 : frames);
         return Media{.frames = clip.total_frames, .width = clip.frames.dim(2), .height = clip.frames.dim(1), .fps = clip.fps, .fault = ""};
     };
     const Level level = log_level();
     Loader<Media> loader(read, order, {.workers = config.workers, .ahead = config.prefetch, .timeout = config.decode_timeout > 0 ? config.decode_timeout * 2 + 1 : 0,
-                                       .on_bad = OnBadSample::skip, .name = [&](int64_t i) { return files[size_t(i)].path; }});
+                                       .on_bad = OnBadSample::skip, .name = [&](int64_t i) { return all.files[size_t(i)].path; }});
     std::vector<Media> media;
-    Progress progress(files.size());
+    Progress progress(all.files.size());
     Totals totals;
-    for (size_t i = 0; i < samples.size(); i++) {
-        Sample& s = samples[i];
+    for (size_t i = 0; i < all.samples.size(); i++) {
+        Sample& s = all.samples[i];
         const Conversation& c = s.conversation;
         while (s.file >= int64_t(media.size())) {
             set_log_level(Level::quiet);        // what the loader would say is in the sample's line
@@ -155,26 +178,14 @@ int check(const Flags& flags) {
             else s.faults.push_back({"file", m.fault});
         }
         line["turns"] = c.turns.size();
-        if (loaded && !c.turns.empty()) {
-            TextFormat format = text_format(*loaded);
-            const int64_t longest = std::exchange(format.longest, INT64_MAX);
-            try {
-                const Tokenized t = tokenized(config, c, format);
-                const int64_t n = int64_t(t.ids.size()), kept = std::min(n, longest);
-                const int64_t labels = kept - std::count(t.labels.begin(), t.labels.begin() + kept, nn::kIgnore);
-                line["tokens"] = n, line["labels"] = labels;
-                totals.tokens += kept, totals.labels += labels, totals.longest = std::max(totals.longest, n), totals.cut += n > longest;
-                if (n > longest) line["cut"] = longest;
-                if (!labels) s.faults.push_back({"nothing to learn", concat("no token of its ", kept, " is learnt", n > longest ? concat("; its text was cut to ", longest) : "")});
-            } catch (const Error& e) { s.faults.push_back({"conversation", e.what()}); }
-        }
+        if (loaded && !c.turns.empty()) count_tokens(config, *loaded, s, line, totals);
         line["faults"] = Json::array();
         for (const Fault& f : s.faults) line["faults"].push_back(f.text), totals.faults[f.kind]++;
         print_json(line);
         totals.samples++, totals.faulty += !s.faults.empty(), totals.kinds[line["kind"]]++;
     }
-    print_totals(totals, files.size(), loaded.has_value());
-    if (samples.empty()) fail(Exit::bad_data, config.dataset[0], ": holds no samples");
+    totals.print(all.files.size(), loaded.has_value());
+    if (all.samples.empty()) fail(Exit::bad_data, config.dataset[0], ": holds no samples");
     if (totals.faulty) fail(Exit::bad_data, totals.faulty, " of ", totals.samples, " samples have faults; the lines on stdout name them");
     return 0;
 }
