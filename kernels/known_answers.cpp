@@ -130,7 +130,7 @@ AttentionFwd attention_of(Maker& m, DType t, const Shape4& s, bool trains) {
             .scale = 1 / std::sqrt(float(s.D)), .mask = s.mask};
 }
 void attentions(List& l) {
-    const Shape4 shapes[] = {{2, 70, 70, 4, 2, 128, Mask::causal, "causal, grouped"}, {2, 150, 150, 2, 2, 64, Mask::none, "one pass"}, {1, 300, 300, 2, 2, 64, Mask::none, "tiled"},
+    const Shape4 shapes[] = {{1, 70, 70, 4, 2, 128, Mask::causal, "causal, grouped"}, {1, 150, 150, 2, 2, 64, Mask::none, "one pass"}, {1, 280, 280, 1, 1, 64, Mask::none, "tiled"},
                              {6, 8, 8, 4, 4, 64, Mask::none, "frames"}, {2, 33, 33, 2, 2, 20, Mask::causal, "plain"}};
     for (const Shape4& s : shapes) {
         l.add("AttentionFwd", s.way, kBoth, kSum, [s](Maker& m, DType t) { return attention_of(m, t, s, true); }, &special_ways.attention);

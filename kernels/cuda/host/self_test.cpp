@@ -88,7 +88,7 @@ std::vector<Verdict> self_test(const std::string& record, const std::vector<Ques
     return verdicts;
 }
 
-void test_device(const std::string& device, const std::string& uuid, int driver) {
+void test_device(const std::string& device, const std::string& uuid, int driver, const std::vector<Question>& questions) {
     const char* const wish = std::getenv("MERV_SELF_TEST");
     const std::string how = wish ? wish : "";
     if (how == "0" || (how != "always" && device.find("emulated") != device.npos)) return;
@@ -111,7 +111,7 @@ void test_device(const std::string& device, const std::string& uuid, int driver)
     if (before.count({"", ""})) {               // all asked, by an earlier start
         std::map<std::string, int> words;
         for (int i = 0; i < 4; i++) words[kWords[i]] = i;
-        for (const Question& q : kernels::known_answers()) {
+        for (const Question& q : questions) {
             const auto found = before.find({q.op, q.way});
             const auto word = found == before.end() ? words.end() : words.find(found->second);
             if (word == words.end()) continue;
@@ -121,7 +121,7 @@ void test_device(const std::string& device, const std::string& uuid, int driver)
         return;
     }
     say_verbose("self-test: the first use of ", device, " by this build");
-    for (const Verdict& v : self_test(record)) say_what(v);
+    for (const Verdict& v : self_test(record, questions)) say_what(v);
 }
 
 }

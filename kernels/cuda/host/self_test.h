@@ -17,6 +17,6 @@ struct Verdict {
 std::vector<Verdict> self_test(const std::string& record, const std::vector<kernels::Question>& questions = kernels::known_answers());
 
 // What open_cuda calls: self_test() once per device and build, else its verdicts from the file. Says one line for each op that is replaced.
-void test_device(const std::string& device, const std::string& uuid, int driver);
+void test_device(const std::string& device, const std::string& uuid, int driver, const std::vector<kernels::Question>& questions = kernels::known_answers());
 
 }
