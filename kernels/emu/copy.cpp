@@ -14,7 +14,8 @@ void cp_async(void* shared, const void* global, int bytes, int valid, Site site)
     if (to.kind != Place::dynamic_shared && to.kind != Place::static_shared) return;
     if (uintptr_t(shared) < to.begin || uintptr_t(shared) + size_t(bytes) > to.end) return wrong("ACCESS", site, "cp.async: ", "writes ", bytes, " bytes to ", describe(uintptr_t(shared)));
     if (valid && place_of(uintptr_t(global)).kind != Place::global) return wrong("ACCESS", site, "cp.async: ", "reads ", describe(uintptr_t(global)), ", not global memory");
-    if (valid) see(uintptr_t(global), size_t(valid), kRead | kCopy, where);
+    for (int left = valid, piece = checking() ? 16 : valid; left > 0; piece /= 2)       // 13 bytes are 8, 4 and 1, each of which is aligned
+        if (left >= piece) see(uintptr_t(global) + size_t(valid - left), size_t(piece), kRead | kCopy, where), left -= piece;
     if (checking()) begin_copy(uintptr_t(shared), size_t(bytes), where);
     if (counting()) count_access(uintptr_t(shared), size_t(bytes), kWrite | kCopy, where);
     std::memset(shared, 0xff, size_t(bytes));

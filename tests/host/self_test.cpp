@@ -2,6 +2,7 @@
 #include "kernels/cuda/host/self_test.h"
 #include <fstream>
 #include <set>
+#include "bench/device.h"
 #include "core/cuda.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -157,4 +158,10 @@ TEST_CASE("self-test: once per device and build; a damaged or unwritable record 
     EXPECT(kernels::replaced<kernels::Add>());
     EXPECT_EQ(read_file(files()[0]), text);
     unsetenv("XDG_CACHE_HOME");
+}
+
+TEST_CASE("wrappers of kernels/gpu.h: the emulator's fast mode and the device give the same bytes") {
+    open_cuda(0);
+    const OnDevice card(Device::cuda);
+    EXPECT_EQ(bench::wrappers_report("md", 2), 0);
 }
