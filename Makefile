@@ -169,7 +169,9 @@ $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%): build/fuzz/%: build/fuzz/tests/fuzz/%.o $
 fuzz: deps-fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) $(FUZZ:tests/fuzz/%.cpp=build/fuzz/%)
 	@printf '%s\n' $(FUZZ:tests/fuzz/fuzz_%.cpp=%) | xargs -P $$(nproc) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
-soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600 && $(MAKE) --no-print-directory soak-cuda
+soak: ; @$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600 && $(MAKE) --no-print-directory soak-train && $(MAKE) --no-print-directory soak-cuda
+# merv-train killed 100 times, 3,000 loads of clips with damaged ones among them
+soak-train: $(B)/tests/all $(BIN) ; @MERV_TEST_SOAK=1 MERV_BIN=$(B)/bin $(B)/tests/all -tc='*killed at any moment*,*memory stays flat*'
 # The emulated CUDA runtime: merv-micro checked under 22 policies, host faults under three; merv-tiny with kernels in fast mode
 soak-cuda: $(H)/tests/all $(H)/tests/faults
 	@for p in late eager $$(seq -f random:%g 20); do printf 'merv-micro, %s: ' $$p ; MERV_CUDA_POLICY=$$p $(H)/tests/all -tc='*merv-micro*' > $(H)/soak.log || { cat $(H)/soak.log ; exit 1 ; } ; tail -n 1 $(H)/soak.log ; done
@@ -203,5 +205,5 @@ kernel-report: $(B)/bin/merv-bench
 size: ; @tests/size.sh
 format: ; clang-format -i $(shell git ls-files '*.h' '*.cpp')
 clean: ; rm -rf build
-.PHONY: soak-cuda cuda gpu-bundle emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
+.PHONY: soak-cuda soak-train cuda gpu-bundle emu-cuda cuda-check kernel-report ladder all deps deps-fuzz test demo bench bench-peers fuzz soak size format clean
 .DELETE_ON_ERROR:
