@@ -200,12 +200,12 @@ int whole_step(const Sizes& sizes, DType dtype, bool train, int64_t steps) {
         for (int64_t i = 0; i < steps; i++) timed([&] { answer(32); });
     }
     results = profile::stop();
-    for (const std::string& line : results.table(profile::Peaks{})) std::printf("%s\n", line.c_str());
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2];
     const bool on_card = current_device() == Device::cuda;
     const profile::Peaks p = on_card ? results.device_peaks : profile::measure_peaks ? profile::measure_peaks() : profile::Peaks{};
     const double peak = dtype == DType::bf16 ? p.bf16 : p.f32;
+    for (const std::string& line : results.table(on_card ? profile::Peaks{} : p)) std::printf("%s\n", line.c_str());
     std::printf("\nmeasured: %.3f s a step, median of %zu; predicted at the measured peak: at least %.3f s (%.3f TFLOP%s)\n", median, seconds.size(), peak > 0 ? flops / peak : 0, flops * 1e-12,
                 train ? ", without what recomputation repeats" : ", encode and prefill");
     if (train) {
