@@ -56,6 +56,12 @@ std::span<const FlagSpec> flag_table() {
 
         {"config", FlagSpec::text, nullptr, "NAME|FILE", "which model: merv-base or tiny; or a training run's settings"},
         {"set", FlagSpec::text, nullptr, "KEY=VALUE", "a setting in place of the file's; may be repeated", 0, {}, true},
+        {"on-bad-sample", FlagSpec::text, nullptr, "fail|skip|substitute", "what to do with a sample that cannot be read"},
+        {"reference-quirks", FlagSpec::text, nullptr, "NAME[,NAME..]", "behaviours of the reference to imitate (docs/training.md)"},
+        {"without", FlagSpec::text, nullptr, "NAME[,NAME..]", "savings to leave out (docs/training.md)"},
+        {"val-every", FlagSpec::integer, nullptr, "N", "steps between losses on val_dataset"},
+        {"sample-every", FlagSpec::integer, nullptr, "N", "steps between answers on fixed clips"},
+        {"keep", FlagSpec::integer, nullptr, "N", "checkpoints that stay; 0: all"},
         {"resume", FlagSpec::text, "auto", "auto|none|DIR", "a run goes on from its latest checkpoint, starts afresh, or goes on from this checkpoint"},
         {"media-root", FlagSpec::text, nullptr, "DIR", "the folder that a dataset's videos and images lie below; default: the dataset's own"},
         {"stage", FlagSpec::text, nullptr, "NAME", "align, full-align, finetune or second_finetune: how a sample becomes tokens"},

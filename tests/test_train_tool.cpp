@@ -82,7 +82,9 @@ int code_of(pid_t child) {
 
 TEST_CASE("merv-train: a run writes its settings, a line per step, the curve, answers and checkpoints") {
     const Place p;
-    const Run r = succeeded(p.run("r", {"sample_every=6", "val_every=3", "val_dataset=" + p.dataset, "keep=2"}));
+    Words words = p.words("r", {"val_dataset=" + p.dataset});
+    for (const char* flag : {"--sample-every", "6", "--val-every=3", "--keep", "2", "--reference-quirks", "lr-align,bad-sample"}) words.push_back(flag);
+    const Run r = succeeded(run_program(built("merv-train"), words));
     for (const char* part : {"plan     6 steps of 2 samples", "TMAC", "optimizer", "step 6/6  loss ", "validation after step 3", "sample   nasa_jwst.mp4: ", "saved    "}) EXPECT_SAYS(r.err, part);
     const std::string folder = p.folder("r");
     const std::vector<Json> all = lines(folder + "/r.jsonl");
@@ -90,6 +92,8 @@ TEST_CASE("merv-train: a run writes its settings, a line per step, the curve, an
     for (const char* key : {"Finetune/Step", "Finetune/Loss", "Finetune/Loss (Raw)", "Finetune/Learning Rate", "Finetune/Step Time", "Finetune/Left Time", "loss", "grad_norm", "data_ms", "tokens_per_s", "memory"})
         EXPECT_MESSAGE(all[0].contains(key), key);
     EXPECT_EQ(all[0]["lr"], 1e-3);              // no warmup step in six of them: int(6 * 0.03) is 0
+    EXPECT(parse_json(read_file(folder + "/config.json"), "config")["reference_quirks"] == (Json{"lr-align", "bad-sample"}));
+    EXPECT_SAYS(r.err, "settings {\"model_dir\":");
     EXPECT_EQ(lines(folder + "/run-metrics.jsonl")[0]["run_id"], "r");
     EXPECT_EQ(parse_json(read_file(folder + "/config.json"), "config")["global_batch_size"], 2);
     EXPECT_SAYS(read_file(folder + "/loss.svg"), "<svg");

@@ -239,6 +239,7 @@ int run(const RunConfig& given, const RunOptions& options) {
     if (error) fail(Exit::runtime, folder, ": cannot be made: ", error.message(), "; set run_root to a folder that is writable");
     const std::string settings = to_json(config);
     write_text(folder + "/config.json", settings);
+    say("settings ", Json::parse(settings).dump());
     say("run      ", folder, ", ", data.samples.size(), " samples, ", sampler.batches(), " steps an epoch");
     Report report(folder, config.run_id, config, steps, progress.step, peak);
 
