@@ -16,6 +16,7 @@ LIB     := $(filter-out $(MAINS) core/main.cpp,$(wildcard $(FOLDERS:%=%/*.cpp) k
 GPU     := $(wildcard kernels/cuda/*.cu kernels/ladder/*/*.cu)
 TESTS   := $(wildcard tests/*.cpp tests/cases/*.cpp)
 EMULATOR_TESTS := $(wildcard tests/test_emulator.cpp tests/test_bugs.cpp tests/test_counters.cpp tests/test_layouts.cpp tests/test_ladder.cpp tests/test_gpu*.cpp)   # of code that sanitizers do not see
+LONG_TESTS := tests/test_tiny_run.cpp     # minutes with sanitizers, of code that other tests run with them
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.cpp)
 BIN     := $(B)/bin/merv $(foreach m,$(MAINS),$(B)/bin/merv-$(patsubst main_%,%,$(basename $(notdir $(m)))))
 
@@ -66,7 +67,7 @@ deps-fuzz: deps ; $(call install_packages,$(FUZZ_PACKAGES))
 
 test: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) $(B)/tests/all $(BIN) $(CUDA_TESTS) $(CUDA_TESTS:%/all=%/faults)
-	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS)') CUDA_TESTS=$(CUDA_TESTS) tests/run.sh $(B)/tests/all $(ARGS)
+	@MERV_BIN=$(B)/bin $(if $(SAN),ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1) $(if $(SAN),WITHOUT='$(EMULATOR_TESTS) $(LONG_TESTS)') CUDA_TESTS=$(CUDA_TESTS) tests/run.sh $(B)/tests/all $(ARGS)
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(B)/bin
