@@ -7,13 +7,15 @@ all=$1
 shift
 if [ $# -gt 0 ]; then exec "$all" "$@"; fi
 out=$(mktemp -d)
-trap 'rm -rf "$out"' EXIT
+trap 'rm -rf "$out" "$out.times"' EXIT
 export all out OMP_WAIT_POLICY=passive          # threads that have nothing to do leave the cores to the other processes
 one() {                                         # binary, source file, test cases, policy of the emulated CUDA runtime
     local to
     to=$(mktemp "$out/XXXXXX")
+    SECONDS=0
     MERV_CUDA_POLICY=${4:-late} "$1" -sf="*$2" ${3:+-tc="$3"} >"$to" 2>&1
     local code=$?
+    echo "$SECONDS s  $2${4:+, $4}" >>"$out.times"
     local counted='^[0-9]+ passed, [0-9]+ failed'
     if [ $code -ne 0 ]; then counted='^[0-9]+ passed, [1-9][0-9]* failed'; fi         # a failure that nobody counted is one more
     if ! tail -n 1 "$to" | grep -qE "$counted"; then
@@ -35,6 +37,7 @@ host_cases=$(cat tests/host/*.cpp tests/host/faults/*.cpp | grep -c '^TEST_CASE'
         for policy in late eager random:1 random:2; do echo "$cuda tests/test_gradients.cpp *CUDA* $policy"; done
     fi
 } | xargs -P "$(nproc)" -L 1 bash -c 'one "$@"' one
+echo "the longest:" $(sort -rn "$out.times" | head -n 8 | paste -sd';')
 expected=$(cases)                               # none may be lost between the processes
 left_out=0
 if [ -n "$without" ]; then left_out=$((expected - $(cases -sfe="$(printf '*%s,' $without)"))); fi
