@@ -21,7 +21,7 @@ done
 build=build/cuda
 [ -z "$emulated" ] || build=build/emu-cuda
 merv=$build/bin/merv-bench
-[ -x $merv ] || { echo "gpu.sh: $merv is not there; build it with ${emulated:+make emu-cuda}${emulated:-make CUDA=1}" >&2; exit 2; }
+[ -x $merv ] || { echo "gpu.sh: $merv is not there; build it with $([ -n "$emulated" ] && echo make emu-cuda || echo make CUDA=1)" >&2; exit 2; }
 [ ! -d lib ] || export LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}      # of the bundle
 export MERV_SELF_TEST=${MERV_SELF_TEST:-0}      # it is a part of its own
 limit=${GPU_LIMIT:-540}

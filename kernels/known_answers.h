@@ -1,5 +1,5 @@
 // Questions to a card whose answers are known: every op, on every way its kernels have, on small inputs. The answers are those of the CPU backend, which tests/cases hold to
-// formulas in double. A healthy card answers all of them in a second or two.
+// formulas in double.
 #pragma once
 #include <functional>
 #include <string>

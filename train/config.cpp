@@ -19,9 +19,7 @@ constexpr Choice kQuirks[] = {
 };
 constexpr Choice kSavings[] = {
     {"image-dedupe", "per-frame encoders run each different frame once"},
-    {"unused-blocks", "encoder blocks that no feature depends on are not run"},
     {"label-rows", "the language model's head runs on the rows that have a label"},
-    {"dead-fusion", "fusion parameters that nothing depends on are not computed"},
     {"packed-rows", "sequences lie one behind the other, without padding"},
 };
 

@@ -61,7 +61,7 @@ std::span<const Choice> savings();
 RunConfig read_run_config(const std::string& path, const std::vector<std::string>& overrides);
 std::string to_json(const RunConfig&);          // every key, in the order of the struct
 
-// The bit of `key` that nearly is `wanted`, for messages: the known key at the least edit distance, "" if none is near.
+// The known key at the least edit distance from `key`, for messages; "" if none is near.
 std::string nearest_key(const std::string& key);
 
 }
